@@ -1,0 +1,162 @@
+/**
+ * How facts and notices are written in the log: a public contract for tools in any language. Subjects are
+ * `ff.facts.v1.<environment>.<kind>.<id>` and `ff.changes.v1.<environment>.<kind>.<id>`; bodies are CloudEvents 1.0 in
+ * structured JSON mode.
+ */
+import { entityOf, type Fact, type Position } from './facts.js';
+import type { Notice } from './notices.js';
+
+const ACCOUNT = '_account';
+const SOURCE = '/ff-relay';
+
+const FACT_TYPES: Record<Fact['type'], string> = {
+  FlagPublished: 'io.ff-relay.flag.published.v1',
+  FlagRemoved: 'io.ff-relay.flag.removed.v1',
+  SegmentPublished: 'io.ff-relay.segment.published.v1',
+  SegmentRemoved: 'io.ff-relay.segment.removed.v1',
+  ApiKeyAdded: 'io.ff-relay.apikey.added.v1',
+  ApiKeyRemoved: 'io.ff-relay.apikey.removed.v1',
+  EnvironmentAdded: 'io.ff-relay.environment.added.v1',
+  EnvironmentRemoved: 'io.ff-relay.environment.removed.v1',
+  SnapshotCompleted: 'io.ff-relay.snapshot.completed.v1',
+  ProxyKeyDeleted: 'io.ff-relay.proxykey.deleted.v1',
+};
+const FACT_OF_TYPE = new Map(Object.entries(FACT_TYPES).map(([fact, type]) => [type, fact]));
+
+/** A message of the log that does not say what it should. The message tells what is wrong with it. */
+export class UnreadableMessage extends Error {
+  override readonly name = 'UnreadableMessage';
+}
+
+export interface Envelope {
+  /** Unique within the source; a repeat has the same one. */
+  readonly id: string;
+  /** When it was written, in ms since the epoch. */
+  readonly time: number;
+}
+
+/** The subject of a fact: one per entity, so that the last message of a subject is the entity's state. */
+export function factSubject(fact: Fact): string {
+  const { environment, kind, identifier } = entityOf(fact);
+  return subjectOf('facts', environment ?? ACCOUNT, kind, identifier);
+}
+
+export function factBody(fact: Fact, envelope: Envelope): string {
+  const { environment, kind, identifier } = entityOf(fact);
+  const { type, ...data } = fact;
+  return cloudEvent(FACT_TYPES[type], `${environment ?? ACCOUNT}/${kind}/${identifier}`, envelope, data);
+}
+
+/** The fact in a message's body. Throws UnreadableMessage. */
+export function factIn(body: string): Fact {
+  const { type, data } = openCloudEvent(body);
+  const factType = FACT_OF_TYPE.get(type);
+  if (!factType) throw new UnreadableMessage(`no fact has the type ${JSON.stringify(type)}`);
+  const fact = { type: factType, ...data } as Fact;
+  const { environment, identifier } = namesIn(fact);
+  if (typeof identifier !== 'string' || (environment !== undefined && typeof environment !== 'string')) {
+    throw new UnreadableMessage(`${type} does not name its entity`);
+  }
+  return fact;
+}
+
+function namesIn(fact: Fact): { environment: unknown; identifier: unknown } {
+  try {
+    return entityOf(fact);
+  } catch {
+    return { environment: undefined, identifier: undefined };
+  }
+}
+
+export function noticeSubject(notice: Notice): string {
+  return subjectOf('changes', notice.environment, notice.kind, notice.identifier);
+}
+
+/** @param of the fact that made it: whoever has applied the log up to there can serve what the notice tells */
+export function noticeBody(notice: Notice, of: Position, envelope: Envelope): string {
+  const { environment, kind, identifier } = notice;
+  const type = `io.ff-relay.${kind}.changed.v1`;
+  return cloudEvent(type, `${environment}/${kind}/${identifier}`, envelope, { ...notice, fact: of });
+}
+
+/** The notice in a message's body, and the fact that made it. Throws UnreadableMessage. */
+export function noticeIn(body: string): { readonly notice: Notice; readonly of: Position } {
+  const { type, data } = openCloudEvent(body);
+  const { fact, ...notice } = data as unknown as Notice & { fact?: Position };
+  const complete =
+    typeof notice.environment === 'string' &&
+    typeof notice.identifier === 'string' &&
+    typeof notice.version === 'number' &&
+    typeof fact?.epoch === 'string' &&
+    typeof fact.sequence === 'number';
+  if (!complete || type !== `io.ff-relay.${notice.kind}.changed.v1`) {
+    throw new UnreadableMessage(`${JSON.stringify(type)} is no complete notice`);
+  }
+  return { notice, of: fact };
+}
+
+function cloudEvent(type: string, subject: string, { id, time }: Envelope, data: object): string {
+  return JSON.stringify({
+    specversion: '1.0',
+    id,
+    source: SOURCE,
+    type,
+    subject,
+    time: new Date(time).toISOString(),
+    datacontenttype: 'application/json',
+    data,
+  });
+}
+
+function openCloudEvent(body: string): { type: string; data: Record<string, unknown> } {
+  let event: unknown;
+  try {
+    event = JSON.parse(body);
+  } catch (cause) {
+    throw new UnreadableMessage('the body is not JSON', { cause });
+  }
+  const { specversion, type, data } = (event ?? {}) as Record<string, unknown>;
+  if (specversion !== '1.0' || typeof type !== 'string' || typeof data !== 'object' || data === null) {
+    throw new UnreadableMessage('the body is no CloudEvent 1.0 with data');
+  }
+  return { type, data: data as Record<string, unknown> };
+}
+
+function subjectOf(
+  stream: 'facts' | 'changes',
+  environment: string,
+  kind: string,
+  identifier: string,
+): string {
+  return `ff.${stream}.v1.${subjectToken(environment)}.${kind}.${subjectToken(identifier)}`;
+}
+
+/** The subjects of all facts of one environment: a prefix that ends before the kind. */
+export function factSubjectsOf(environment: string): string {
+  return `ff.facts.v1.${subjectToken(environment)}.`;
+}
+
+/**
+ * Any text as one token of a NATS subject: `A-Za-z0-9_-` stay as they are, other characters become `=` and two hex
+ * digits for each byte of their UTF-8. Nothing at all becomes `=`.
+ */
+export function subjectToken(text: string): string {
+  if (text === '') return '=';
+  return text.replaceAll(/[^A-Za-z0-9_-]/gu, (character) =>
+    Array.from(
+      new TextEncoder().encode(character),
+      (byte) => `=${byte.toString(16).toUpperCase().padStart(2, '0')}`,
+    ).join(''),
+  );
+}
+
+/** The text that subjectToken made this token of. */
+export function textOfSubjectToken(token: string): string {
+  if (token === '=') return '';
+  const bytes: number[] = [];
+  for (let at = 0; at < token.length; at++) {
+    if (token[at] === '=') bytes.push(Number.parseInt(token.slice(at + 1, (at += 2) + 1), 16));
+    else bytes.push(token.charCodeAt(at));
+  }
+  return new TextDecoder().decode(new Uint8Array(bytes));
+}
