@@ -1,0 +1,82 @@
+import { z } from 'zod';
+
+/** Settings that cannot be used: every fault, each with what to write instead. */
+export class SettingsError extends Error {
+  override readonly name = 'SettingsError';
+  constructor(readonly faults: readonly string[]) {
+    super(`These settings need a change:\n${faults.map((fault) => `  - ${fault}`).join('\n')}`);
+  }
+}
+
+/** What a setting says about itself, beside its type and default. */
+export interface SettingNote extends Record<string, unknown> {
+  /** One line on what it does, with its unit. */
+  readonly description: string;
+  /** What to write, shown when the value cannot be used. */
+  readonly expected: string;
+  /** Never shown, not even when it is wrong. */
+  readonly secret?: boolean;
+}
+
+/**
+ * Reads the settings named by `shape` (environment variable → schema of its text). Empty text is unset, as
+ * compose files write it. Throws SettingsError with all faults together.
+ */
+export function readSettings<Shape extends Record<string, z.ZodType>>(
+  shape: Shape,
+  environment: NodeJS.ProcessEnv,
+): { [Name in keyof Shape]: z.infer<Shape[Name]> } {
+  const faults: string[] = [];
+  const settings = Object.entries(shape).map(([name, schema]) => {
+    const text = environment[name]?.trim() || undefined;
+    const read = schema.safeParse(text);
+    if (!read.success) faults.push(faultIn(name, text, schema));
+    return [name, read.data];
+  });
+  if (faults.length > 0) throw new SettingsError(faults);
+  return Object.fromEntries(settings) as { [Name in keyof Shape]: z.infer<Shape[Name]> };
+}
+
+function faultIn(name: string, text: string | undefined, schema: z.ZodType): string {
+  const { description, expected, secret } = schema.meta() as unknown as SettingNote;
+  const found =
+    text === undefined ? 'is not set' : secret ? 'cannot be used' : `cannot be ${JSON.stringify(text)}`;
+  return `${name} ${found}: set it to ${expected} (${description})`;
+}
+
+export const wholeNumber = (least: number, most: number) =>
+  z
+    .string()
+    .regex(/^\d+$/)
+    .transform(Number)
+    .refine((value) => value >= least && value <= most);
+
+export const yesOrNo = () =>
+  z.stringbool({ truthy: ['true', 't', '1'], falsy: ['false', 'f', '0'], case: 'insensitive' });
+
+export const baseUrl = () => z.url({ protocol: /^https?$/ }).transform((url) => url.replace(/\/+$/, ''));
+
+export const port = (standard: number, description: string) =>
+  wholeNumber(0, 65_535)
+    .default(standard)
+    .meta({
+      description,
+      expected: 'a port number from 1 to 65535 (0 takes a free one)',
+    } satisfies SettingNote);
+
+export const logLevel = () =>
+  z
+    .string()
+    .transform((text) => text.toUpperCase())
+    .pipe(z.enum(['DEBUG', 'INFO', 'WARN', 'ERROR']))
+    .default('INFO')
+    .meta({
+      description: 'the least severe lines to log',
+      expected: 'DEBUG, INFO, WARN or ERROR',
+    } satisfies SettingNote);
+
+export const logFormat = () =>
+  z
+    .enum(['text', 'json'])
+    .default('text')
+    .meta({ description: 'how log lines are written', expected: 'text or json' } satisfies SettingNote);

@@ -1,0 +1,1 @@
+export { expectFreePort, listenFailure, runService, StartupError } from './run-service.js';
