@@ -1,0 +1,61 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+
+import { StartupError } from '#libs/service';
+
+import { eventLogContract } from './event-log.suite.js';
+import { EmbeddedEventLog } from './index.js';
+
+const newFolder = () => mkdtemp(join(tmpdir(), 'ff-relay-log-'));
+
+eventLogContract('embedded', async () => {
+  const folder = await newFolder();
+  return { open: () => EmbeddedEventLog.open(folder), dispose: () => rm(folder, { recursive: true }) };
+});
+
+describe('The folder of an embedded log', () => {
+  let folder: string;
+  beforeEach(async () => {
+    folder = await newFolder();
+  });
+  afterEach(() => rm(folder, { recursive: true }));
+
+  it('is made when it is not there', async () => {
+    const log = await EmbeddedEventLog.open(join(folder, 'a', 'b'));
+    await log.append('FF_FACTS', { subject: 's', id: 'i', body: '' });
+    await log.close();
+  });
+
+  it('serves one log at a time, and the second is told who has it', async () => {
+    const log = await EmbeddedEventLog.open(folder);
+    const second = EmbeddedEventLog.open(folder);
+    await expect(second).rejects.toThrow(StartupError);
+    await expect(second).rejects.toThrow(`in use by process ${process.pid}`);
+    await log.close();
+    await (await EmbeddedEventLog.open(folder)).close();
+  });
+
+  it('that is a file is refused with the reason', async () => {
+    const file = join(folder, 'file');
+    await writeFile(file, '');
+    await expect(EmbeddedEventLog.open(file)).rejects.toThrow(/DATA_DIR .*file cannot be used: .*EEXIST/);
+  });
+
+  it('with a log that is no database is refused with the reason', async () => {
+    await writeFile(join(folder, 'log.sqlite'), 'this is not what SQLite writes'.repeat(100));
+    await expect(EmbeddedEventLog.open(folder)).rejects.toThrow(/cannot be used: file is not a database/);
+  });
+
+  it('made anew begins a new epoch', async () => {
+    const log = await EmbeddedEventLog.open(folder);
+    const { epoch } = await log.head('FF_FACTS');
+    await log.close();
+    await rm(folder, { recursive: true });
+    const anew = await EmbeddedEventLog.open(folder);
+    expect((await anew.head('FF_FACTS')).epoch).not.toBe(epoch);
+    await anew.close();
+  });
+});

@@ -1,0 +1,208 @@
+import { resolve, extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
+
+import { Logger } from '@nestjs/common';
+
+import type { Position } from '#libs/domain';
+import { StartupError } from '#libs/service';
+
+import type { Opened, Request, Response, StoredMessage, WorkerSettings } from './embedded-worker.js';
+import {
+  type Delivery,
+  EventLog,
+  type LoggedMessage,
+  type NewMessage,
+  type StreamName,
+  STREAMS,
+  UnexpectedSequence,
+  UnknownEpoch,
+} from './event-log.js';
+
+/**
+ * The log in one SQLite file of `DATA_DIR`, for one process. SQLite is synchronous and a flush to disk takes
+ * milliseconds, so it lives on a thread of its own; concurrent appends share a flush.
+ */
+export class EmbeddedEventLog extends EventLog {
+  private readonly calls = new Map<
+    number,
+    { resolve: (value: unknown) => void; reject: (error: Error) => void }
+  >();
+  private readonly ending = new AbortController();
+  /** The newest append of each stream, and who waits for the next. Nobody else appends to the file. */
+  private readonly newest = new Map<StreamName, number>();
+  private readonly waiting = new Map<StreamName, Set<() => void>>();
+  private lastCall = 0;
+  private closed: Promise<void> | undefined;
+
+  private constructor(
+    private readonly worker: Worker,
+    private readonly epochs: Record<string, string>,
+  ) {
+    super();
+    worker.on('message', ({ call, response }: { call: number; response: Response }) =>
+      this.settle(call, response),
+    );
+    worker.on('exit', () => this.refuseAll(new Error('the log is closed')));
+  }
+
+  /** Throws StartupError when the folder cannot be used or another process uses it. */
+  static async open(dataDir: string): Promise<EmbeddedEventLog> {
+    const extension = extname(import.meta.filename);
+    const worker = new Worker(new URL(`./embedded-worker${extension}`, import.meta.url), {
+      workerData: {
+        dataDir,
+        streams: Object.entries(STREAMS).map(([name, keep]) => ({ name, ...keep })),
+      } satisfies WorkerSettings,
+    });
+    const opened = await new Promise<Opened>((done, fail) => {
+      worker.once('message', done);
+      worker.once('error', fail);
+    });
+    if (opened.ok) {
+      worker.removeAllListeners('error');
+      // Without its log the process is of no use: let it end, and be started again.
+      worker.on('error', (error) => {
+        new Logger(EmbeddedEventLog.name).fatal(`The thread of the log died: ${String(error)}`);
+        throw error;
+      });
+      return new EmbeddedEventLog(worker, opened.epochs);
+    }
+    await worker.terminate();
+    const folder = resolve(dataDir);
+    throw new StartupError(
+      opened.problem === 'locked'
+        ? `DATA_DIR ${folder} is in use by ${opened.holder}. Stop it, or set DATA_DIR to another folder.`
+        : `DATA_DIR ${folder} cannot be used: ${opened.reason}. Make it a folder that this user may write to, or set DATA_DIR to another.`,
+    );
+  }
+
+  async append(stream: StreamName, { subject, id, body, expectedSequence }: NewMessage): Promise<Position> {
+    const answer = await this.call({ op: 'append', stream, subject, id, body, expectedSequence });
+    if (!answer.ok && answer.error === 'unexpected sequence') {
+      throw new UnexpectedSequence(subject, expectedSequence ?? 0, answer.actual);
+    }
+    const sequence = valueOf(answer) as number;
+    this.newest.set(stream, Math.max(sequence, this.newest.get(stream) ?? 0));
+    for (const wake of this.waiting.get(stream) ?? []) wake();
+    return this.position(stream, sequence);
+  }
+
+  async head(stream: StreamName): Promise<Position> {
+    return this.position(stream, (await this.ask({ op: 'head', stream })) as number);
+  }
+
+  async *follow(stream: StreamName, follower: string, signal: AbortSignal): AsyncIterable<Delivery> {
+    const start = (await this.ask({ op: 'acknowledged', stream, follower })) as number;
+    for await (const messages of this.tail(stream, this.position(stream, start), signal)) {
+      const sequence = messages.at(-1)?.position.sequence ?? 0;
+      yield {
+        messages,
+        acknowledge: async () => void (await this.ask({ op: 'acknowledge', stream, follower, sequence })),
+      };
+    }
+  }
+
+  async *tail(
+    stream: StreamName,
+    after: Position | undefined,
+    signal: AbortSignal,
+  ): AsyncIterable<readonly LoggedMessage[]> {
+    if (after && after.epoch !== this.epochs[stream]) {
+      throw new UnknownEpoch(`${stream} has the epoch ${this.epochs[stream]}, not ${after.epoch}`);
+    }
+    const end = AbortSignal.any([signal, this.ending.signal]);
+    let sequence = after?.sequence ?? 0;
+    while (!end.aborted) {
+      const stored = (await this.ask({ op: 'after', stream, sequence })) as StoredMessage[];
+      if (stored.length > 0) {
+        sequence = stored.at(-1)?.sequence ?? sequence;
+        yield this.logged(stream, stored);
+      } else if (sequence >= (this.newest.get(stream) ?? 0)) {
+        await this.nextAppend(stream, end);
+      }
+    }
+  }
+
+  async *latest(stream: StreamName, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
+    const sequences = await this.ask({ op: 'lastOfSubjects', stream, prefix: subjectPrefix });
+    yield* this.read(stream, sequences as number[]);
+  }
+
+  async *history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]> {
+    const sequences = await this.ask({ op: 'ofSubject', stream, subject });
+    yield* this.read(stream, sequences as number[]);
+  }
+
+  close(): Promise<void> {
+    this.ending.abort();
+    this.closed ??= this.ask({ op: 'close' }).then(() => void this.worker.terminate());
+    return this.closed;
+  }
+
+  /** Those of the sequences that are still kept. */
+  private async *read(
+    stream: StreamName,
+    sequences: readonly number[],
+  ): AsyncIterable<readonly LoggedMessage[]> {
+    for (let rest = sequences; rest.length > 0;) {
+      const stored = (await this.ask({
+        op: 'messages',
+        stream,
+        sequences: rest.slice(0, 500),
+      })) as StoredMessage[];
+      const last = stored.at(-1)?.sequence;
+      rest = last === undefined ? rest.slice(500) : rest.filter((sequence) => sequence > last);
+      if (stored.length > 0) yield this.logged(stream, stored);
+    }
+  }
+
+  private async nextAppend(stream: StreamName, end: AbortSignal): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const wake = () => resolve();
+    const waiting = this.waiting.get(stream) ?? new Set();
+    this.waiting.set(stream, waiting.add(wake));
+    end.addEventListener('abort', wake);
+    if (!end.aborted) await promise;
+    waiting.delete(wake);
+    end.removeEventListener('abort', wake);
+  }
+
+  private logged(stream: StreamName, stored: readonly StoredMessage[]): readonly LoggedMessage[] {
+    return stored.map(({ sequence, ...message }) => ({
+      ...message,
+      position: this.position(stream, sequence),
+    }));
+  }
+
+  private position(stream: StreamName, sequence: number): Position {
+    return { epoch: this.epochs[stream] ?? '', sequence };
+  }
+
+  private async ask(request: Request): Promise<unknown> {
+    return valueOf(await this.call(request));
+  }
+
+  private call(request: Request): Promise<Response> {
+    if (this.closed) return Promise.reject(new Error('the log is closed'));
+    const { promise, resolve: settle, reject } = Promise.withResolvers<unknown>();
+    const call = ++this.lastCall;
+    this.calls.set(call, { resolve: settle, reject });
+    this.worker.postMessage({ call, request });
+    return promise as Promise<Response>;
+  }
+
+  private settle(call: number, response: Response): void {
+    this.calls.get(call)?.resolve(response);
+    this.calls.delete(call);
+  }
+
+  private refuseAll(error: Error): void {
+    for (const { reject } of this.calls.values()) reject(error);
+    this.calls.clear();
+  }
+}
+
+function valueOf(response: Response): unknown {
+  if (response.ok) return response.value;
+  throw new Error(`the log failed: ${response.error === 'failed' ? response.reason : response.error}`);
+}

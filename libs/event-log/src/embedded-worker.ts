@@ -1,0 +1,305 @@
+/**
+ * The thread that owns the SQLite file of the embedded log. It takes requests in order and answers each.
+ *
+ * Writes are gathered: all that are waiting when the thread gets to them share one transaction, and so one flush to
+ * disk. A write that is refused (its subject moved on) changes nothing and takes no other with it.
+ *
+ * Node runs this file as it is, in tests too: no imports of ours but types.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { parentPort, workerData } from 'node:worker_threads';
+
+export interface StreamSettings {
+  readonly name: string;
+  readonly keepPerSubject?: number;
+  readonly keepForMs?: number;
+}
+
+export interface WorkerSettings {
+  readonly dataDir: string;
+  readonly streams: readonly StreamSettings[];
+}
+
+export interface StoredMessage {
+  readonly sequence: number;
+  readonly subject: string;
+  readonly body: string;
+  readonly time: number;
+}
+
+export type Request =
+  | {
+      op: 'append';
+      stream: string;
+      subject: string;
+      id: string;
+      body: string;
+      expectedSequence?: number | undefined;
+    }
+  | { op: 'acknowledge'; stream: string; follower: string; sequence: number }
+  | { op: 'acknowledged'; stream: string; follower: string }
+  | { op: 'head'; stream: string }
+  | { op: 'after'; stream: string; sequence: number }
+  | { op: 'lastOfSubjects'; stream: string; prefix: string }
+  | { op: 'ofSubject'; stream: string; subject: string }
+  | { op: 'messages'; stream: string; sequences: readonly number[] }
+  | { op: 'close' };
+
+export type Response =
+  | { ok: true; value: unknown }
+  | { ok: false; error: 'unexpected sequence'; actual: number }
+  | { ok: false; error: 'failed'; reason: string };
+
+/** How opening went: the epochs of the streams, or why the folder cannot be used. */
+export type Opened =
+  | { ok: true; epochs: Record<string, string> }
+  | { ok: false; problem: 'locked'; holder: string }
+  | { ok: false; problem: 'unusable'; reason: string };
+
+/** A portion that is read at once: enough to be fast, little enough to hold. */
+const PORTION_MESSAGES = 500;
+const PORTION_BYTES = 4 * 1024 * 1024;
+const TRIM_EVERY_MS = 60_000;
+
+type Write = Extract<Request, { op: 'append' | 'acknowledge' }>;
+
+class LogFile {
+  readonly epochs: Record<string, string> = {};
+  private readonly database: DatabaseSync;
+  private readonly statements = new Map<string, StatementSync>();
+  private readonly tables = new Map<string, StreamSettings>();
+  private trimmedAt = 0;
+
+  constructor(database: DatabaseSync, streams: readonly StreamSettings[]) {
+    this.database = database;
+    database.exec(`
+      PRAGMA journal_mode = WAL;
+      PRAGMA synchronous = FULL;
+      CREATE TABLE IF NOT EXISTS streams (name TEXT PRIMARY KEY, epoch TEXT NOT NULL) STRICT;
+      CREATE TABLE IF NOT EXISTS followers (
+        stream TEXT NOT NULL, name TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (stream, name)
+      ) STRICT;
+    `);
+    for (const stream of streams) {
+      const { name } = stream;
+      this.tables.set(name, stream);
+      database.exec(`
+        CREATE TABLE IF NOT EXISTS ${name} (
+          sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+          subject TEXT NOT NULL, id TEXT NOT NULL UNIQUE, time INTEGER NOT NULL, body TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX IF NOT EXISTS ${name}_by_subject ON ${name} (subject, sequence);
+        CREATE INDEX IF NOT EXISTS ${name}_by_time ON ${name} (time);
+      `);
+      this.sql('INSERT OR IGNORE INTO streams VALUES (?, ?)').run(name, randomUUID());
+      this.epochs[name] = String(this.sql('SELECT epoch FROM streams WHERE name = ?').get(name)?.['epoch']);
+    }
+  }
+
+  /** All in one transaction; one answer for each. */
+  write(requests: readonly Write[]): Response[] {
+    try {
+      this.database.exec('BEGIN IMMEDIATE');
+      const responses = requests.map((request) =>
+        request.op === 'append' ? this.append(request) : this.acknowledge(request),
+      );
+      this.trim();
+      this.database.exec('COMMIT');
+      return responses;
+    } catch (error) {
+      if (this.database.isTransaction) this.database.exec('ROLLBACK');
+      const reason = error instanceof Error ? error.message : String(error);
+      return requests.map(() => ({ ok: false, error: 'failed', reason }));
+    }
+  }
+
+  read(request: Exclude<Request, Write | { op: 'close' }>): Response {
+    try {
+      return { ok: true, value: this.answer(request) };
+    } catch (error) {
+      return { ok: false, error: 'failed', reason: error instanceof Error ? error.message : String(error) };
+    }
+  }
+
+  close(): void {
+    this.database.close();
+  }
+
+  private append({
+    stream,
+    subject,
+    id,
+    body,
+    expectedSequence,
+  }: Extract<Write, { op: 'append' }>): Response {
+    const table = this.table(stream);
+    const repeated = this.sql(`SELECT sequence FROM ${table} WHERE id = ?`).get(id);
+    if (repeated) return { ok: true, value: repeated['sequence'] };
+    if (expectedSequence !== undefined) {
+      const actual = this.number(`SELECT max(sequence) AS n FROM ${table} WHERE subject = ?`, subject);
+      if (actual !== expectedSequence) return { ok: false, error: 'unexpected sequence', actual };
+    }
+    const { lastInsertRowid } = this.sql(
+      `INSERT INTO ${table} (subject, id, time, body) VALUES (?, ?, ?, ?)`,
+    ).run(subject, id, Date.now(), body);
+    const keep = this.tables.get(stream)?.keepPerSubject;
+    if (keep !== undefined) {
+      this.sql(
+        `DELETE FROM ${table} WHERE subject = ?1 AND sequence <=
+          (SELECT sequence FROM ${table} WHERE subject = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)`,
+      ).run(subject, keep);
+    }
+    return { ok: true, value: Number(lastInsertRowid) };
+  }
+
+  private acknowledge({ stream, follower, sequence }: Extract<Write, { op: 'acknowledge' }>): Response {
+    this.sql(
+      `INSERT INTO followers VALUES (?, ?, ?)
+        ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)`,
+    ).run(stream, follower, sequence);
+    return { ok: true, value: undefined };
+  }
+
+  private trim(): void {
+    if (Date.now() - this.trimmedAt < TRIM_EVERY_MS) return;
+    this.trimmedAt = Date.now();
+    for (const { name, keepForMs } of this.tables.values()) {
+      if (keepForMs !== undefined) this.sql(`DELETE FROM ${name} WHERE time < ?`).run(Date.now() - keepForMs);
+    }
+  }
+
+  private answer(request: Exclude<Request, Write | { op: 'close' }>): unknown {
+    const table = this.table(request.stream);
+    switch (request.op) {
+      case 'head':
+        return this.number('SELECT seq AS n FROM sqlite_sequence WHERE name = ?', table);
+      case 'acknowledged':
+        return this.number(
+          'SELECT sequence AS n FROM followers WHERE stream = ? AND name = ?',
+          request.stream,
+          request.follower,
+        );
+      case 'after':
+        return this.portion(
+          `SELECT sequence, subject, body, time FROM ${table} WHERE sequence > ? ORDER BY sequence LIMIT ${PORTION_MESSAGES}`,
+          request.sequence,
+        );
+      case 'messages':
+        return this.portion(
+          `SELECT sequence, subject, body, time FROM ${table}
+            WHERE sequence IN (SELECT value FROM json_each(?)) ORDER BY sequence`,
+          JSON.stringify(request.sequences.slice(0, PORTION_MESSAGES)),
+        );
+      case 'ofSubject':
+        return this.sequences(
+          `SELECT sequence FROM ${table} WHERE subject = ? ORDER BY sequence`,
+          request.subject,
+        );
+      case 'lastOfSubjects':
+        return this.sequences(
+          `SELECT max(sequence) AS sequence FROM ${table} WHERE subject >= ?1 AND subject < ?1 || char(0x10FFFF)
+            GROUP BY subject ORDER BY sequence`,
+          request.prefix,
+        );
+    }
+  }
+
+  /** As many rows as fit in a portion, at least one. */
+  private portion(sql: string, parameter: number | string): StoredMessage[] {
+    const portion: StoredMessage[] = [];
+    let bytes = 0;
+    for (const row of this.sql(sql).iterate(parameter)) {
+      const message = row as unknown as StoredMessage;
+      bytes += message.body.length;
+      if (portion.length > 0 && bytes > PORTION_BYTES) break;
+      portion.push({ ...message });
+    }
+    return portion;
+  }
+
+  private sequences(sql: string, parameter: string): number[] {
+    return this.sql(sql)
+      .all(parameter)
+      .map((row) => Number(row['sequence']));
+  }
+
+  private number(sql: string, ...parameters: string[]): number {
+    return Number(this.sql(sql).get(...parameters)?.['n'] ?? 0);
+  }
+
+  private table(stream: string): string {
+    if (!this.tables.has(stream)) throw new Error(`there is no stream ${stream}`);
+    return stream;
+  }
+
+  private sql(text: string): StatementSync {
+    let statement = this.statements.get(text);
+    if (!statement) this.statements.set(text, (statement = this.database.prepare(text)));
+    return statement;
+  }
+}
+
+/** The folder is ours as long as this stays open: the system lets go of the lock when the process dies, however it dies. */
+function lock(dataDir: string): DatabaseSync | { holder: string } {
+  const holderFile = join(dataDir, 'relay.pid');
+  const guard = new DatabaseSync(join(dataDir, 'relay.lock'));
+  try {
+    guard.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE;');
+  } catch (error) {
+    guard.close();
+    if (!String(error).includes('locked')) throw error;
+    return { holder: readFileSync(holderFile, 'utf8').trim() };
+  }
+  writeFileSync(holderFile, `process ${process.pid}, since ${new Date().toISOString()}\n`);
+  return guard;
+}
+
+function open({ dataDir, streams }: WorkerSettings): { log: LogFile; guard: DatabaseSync } | Opened {
+  try {
+    mkdirSync(dataDir, { recursive: true });
+    const guard = lock(dataDir);
+    if (!(guard instanceof DatabaseSync)) return { ok: false, problem: 'locked', holder: guard.holder };
+    return { log: new LogFile(new DatabaseSync(join(dataDir, 'log.sqlite')), streams), guard };
+  } catch (error) {
+    return { ok: false, problem: 'unusable', reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function serve(port: NonNullable<typeof parentPort>, log: LogFile, guard: DatabaseSync): void {
+  let waiting: { call: number; request: Write }[] = [];
+  const flush = () => {
+    const batch = waiting;
+    waiting = [];
+    if (batch.length === 0) return;
+    const responses = log.write(batch.map(({ request }) => request));
+    batch.forEach(({ call }, i) => port.postMessage({ call, response: responses[i] }));
+  };
+  port.on('message', ({ call, request }: { call: number; request: Request }) => {
+    if (request.op === 'append' || request.op === 'acknowledge') {
+      if (waiting.push({ call, request }) === 1) setImmediate(flush);
+      return;
+    }
+    flush();
+    if (request.op !== 'close') {
+      port.postMessage({ call, response: log.read(request) });
+      return;
+    }
+    log.close();
+    guard.close();
+    port.postMessage({ call, response: { ok: true, value: undefined } satisfies Response });
+    port.close();
+  });
+}
+
+if (parentPort) {
+  const opened = open(workerData as WorkerSettings);
+  if ('log' in opened) {
+    serve(parentPort, opened.log, opened.guard);
+    parentPort.postMessage({ ok: true, epochs: opened.log.epochs } satisfies Opened);
+  } else {
+    parentPort.postMessage(opened);
+  }
+}

@@ -1,0 +1,95 @@
+import type { Position } from '#libs/domain';
+
+/** The streams of the log; their names are a public contract. */
+export type StreamName = keyof typeof STREAMS;
+
+/** What each stream keeps: the newest messages of every subject, or all messages of a time. */
+export const STREAMS = {
+  FF_FACTS: { keepPerSubject: 64 },
+  FF_CHANGES: { keepForMs: 7 * 24 * 3600 * 1000 },
+} as const satisfies Record<string, { readonly keepPerSubject: number } | { readonly keepForMs: number }>;
+
+export interface NewMessage {
+  readonly subject: string;
+  /** A message whose id the stream has seen in the last two minutes at least is not appended again. */
+  readonly id: string;
+  readonly body: string;
+  /** The sequence of the subject's last message, 0 for none. When it is another, nothing is appended. */
+  readonly expectedSequence?: number;
+}
+
+export interface LoggedMessage {
+  readonly subject: string;
+  readonly body: string;
+  readonly position: Position;
+  /** When it was appended, in ms since the epoch. */
+  readonly time: number;
+}
+
+/** Messages in the order of the log, at least one, and the means to say that they are done with. */
+export interface Delivery {
+  readonly messages: readonly LoggedMessage[];
+  /** They will not be delivered to this follower again. */
+  readonly acknowledge: () => Promise<void>;
+}
+
+/** Somebody else has written to the subject: the append was refused, and what it was decided on is out of date. */
+export class UnexpectedSequence extends Error {
+  override readonly name = 'UnexpectedSequence';
+  constructor(subject: string, expected: number, actual: number) {
+    super(`the last message of ${subject} is ${actual}, not ${expected}`);
+  }
+}
+
+/** The position is of another log, or of one that is gone: the reader must start over. */
+export class UnknownEpoch extends Error {
+  override readonly name = 'UnknownEpoch';
+}
+
+/**
+ * Append-only streams of messages, each with a subject.
+ *
+ * Sequences rise by one order for a whole stream and are never used twice. Every stream has an epoch, made with it; a
+ * stream that was lost and made anew has another. An append is on disk when its promise resolves. Appends that are
+ * called one after the other, without waiting, get rising sequences. A failed append may have been written: repeat it
+ * with the same id.
+ *
+ * Reading methods deliver in the order of the stream, in portions of what is there, and read on only when the consumer
+ * asks, so a slow consumer holds nothing in memory. They end when the consumer stops iterating, when `signal` aborts,
+ * and when the log is closed.
+ */
+export abstract class EventLog {
+  /** @returns where the message stands; of a repeat, where its first stands. Throws UnexpectedSequence. */
+  abstract append(stream: StreamName, message: NewMessage): Promise<Position>;
+
+  /** Where the stream ends now; sequence 0 when it never had a message. */
+  abstract head(stream: StreamName): Promise<Position>;
+
+  /**
+   * Durable: goes on after the last acknowledged delivery of the follower of that name, over restarts. What was
+   * delivered and not acknowledged is delivered again. A new follower starts with the first message that is kept.
+   */
+  abstract follow(stream: StreamName, follower: string, signal: AbortSignal): AsyncIterable<Delivery>;
+
+  /**
+   * All messages after a position, then those to come. `after` undefined starts with the first that is kept.
+   * Throws UnknownEpoch if the position is not of this stream.
+   */
+  abstract tail(
+    stream: StreamName,
+    after: Position | undefined,
+    signal: AbortSignal,
+  ): AsyncIterable<readonly LoggedMessage[]>;
+
+  /**
+   * The last message of every subject that starts with the prefix, in the order of the stream. Messages that are
+   * appended meanwhile may show or not: take `head` first, and tail from there, to miss none.
+   */
+  abstract latest(stream: StreamName, subjectPrefix?: string): AsyncIterable<readonly LoggedMessage[]>;
+
+  /** All messages of a subject that are kept, oldest first. */
+  abstract history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]>;
+
+  /** Ends all reading; what was appended before is on disk when it resolves. */
+  abstract close(): Promise<void>;
+}
