@@ -1,0 +1,14 @@
+export {
+  type CheckedList,
+  type ConfigPage,
+  type FetchedConfig,
+  type StreamMessage,
+  UnusableAnswer,
+} from './payloads.js';
+export {
+  SaasClient,
+  type Session,
+  type StreamEvent,
+  UpstreamRefusal,
+  UpstreamUnreachable,
+} from './saas-client.js';

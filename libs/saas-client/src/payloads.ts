@@ -1,0 +1,230 @@
+/**
+ * The door: what the upstream answers is checked here, and is ours from here on. Payloads are checked, not rebuilt, so
+ * that unknown fields and the order of keys stay as they came. What one entity lacks does not spoil its neighbours.
+ */
+import { z } from 'zod';
+
+import type { Flag, Segment } from '#libs/domain';
+
+/** A name that can go into keys, subjects and URLs: not empty, at most 1,024 characters, whole Unicode. */
+const identifier = z
+  .string()
+  .min(1)
+  .max(1024)
+  .refine((text) => text.isWellFormed(), 'is no whole Unicode text');
+const version = z.int().nonnegative().nullish();
+const text = z.string().nullish();
+const apiKeyHash = z.string().regex(/^[0-9a-f]{64}$/, 'is no SHA-256 in lower-case hex');
+
+const clause = z.looseObject({
+  attribute: z.string(),
+  op: z.string(),
+  values: z.array(z.string()),
+  negate: z.boolean().nullish(),
+});
+const serve = z.looseObject({
+  variation: text,
+  distribution: z
+    .looseObject({
+      bucketBy: z.string(),
+      variations: z.array(z.looseObject({ variation: z.string(), weight: z.int() })),
+    })
+    .nullish(),
+});
+const listedTarget = z.looseObject({ identifier: z.string(), name: z.string() });
+
+const flag = z.looseObject({
+  feature: identifier,
+  project: z.string(),
+  environment: z.string(),
+  kind: z.enum(['boolean', 'int', 'string', 'json']),
+  state: z.enum(['on', 'off']),
+  variations: z.array(z.looseObject({ identifier: z.string(), value: z.string() })),
+  offVariation: z.string(),
+  defaultServe: serve,
+  rules: z.array(z.looseObject({ priority: z.int(), clauses: z.array(clause), serve })).nullish(),
+  prerequisites: z.array(z.looseObject({ feature: z.string(), variations: z.array(z.string()) })).nullish(),
+  variationToTargetMap: z
+    .array(
+      z.looseObject({
+        variation: z.string(),
+        targets: z.array(listedTarget).nullish(),
+        targetSegments: z.array(z.string()).nullish(),
+      }),
+    )
+    .nullish(),
+  version,
+});
+
+const segment = z.looseObject({
+  identifier,
+  name: z.string(),
+  included: z.array(listedTarget).nullish(),
+  excluded: z.array(listedTarget).nullish(),
+  rules: z.array(clause).nullish(),
+  servingRules: z.array(z.looseObject({ priority: z.int(), clauses: z.array(clause) })).nullish(),
+  version,
+});
+
+const configPage = z.looseObject({
+  itemCount: z.int().nonnegative(),
+  pageCount: z.int().nonnegative(),
+  environments: z.array(
+    z.looseObject({
+      id: identifier,
+      apiKeys: z.array(z.unknown()).nullish(),
+      featureConfigs: z.array(z.unknown()).nullish(),
+      segments: z.array(z.unknown()).nullish(),
+    }),
+  ),
+});
+
+const streamMessage = z.looseObject({
+  event: z.string(),
+  domain: z.string(),
+  identifier: z.string().nullish(),
+  version,
+  environment: z.string().nullish(),
+  environments: z.array(identifier).nullish(),
+  apiKey: z.string().nullish(),
+});
+
+const tokenClaims = z.looseObject({
+  account: z.string().nullish(),
+  cluster_identifier: z.string().nullish(),
+});
+
+/** A list, less the entries that cannot be used, each with what is wrong with it. */
+export interface CheckedList<Item> {
+  readonly items: readonly Item[];
+  readonly faults: readonly string[];
+}
+
+/** An environment as `/proxy/config` tells it. What is absent was not told. */
+export interface FetchedConfig {
+  readonly id: string;
+  readonly flags?: CheckedList<Flag> | undefined;
+  readonly segments?: CheckedList<Segment> | undefined;
+  readonly apiKeys?: CheckedList<string> | undefined;
+}
+
+export interface ConfigPage {
+  /** Environments over all pages. */
+  readonly itemCount: number;
+  readonly pageCount: number;
+  readonly environments: readonly FetchedConfig[];
+}
+
+/** A message of the account stream (protocol §3). Fields that do not matter to its kind are empty. */
+export interface StreamMessage {
+  readonly event: string;
+  readonly domain: string;
+  readonly identifier: string;
+  readonly version: number;
+  readonly environment: string;
+  readonly environments: readonly string[];
+  /** SHA-256, lower-case hex. */
+  readonly apiKey: string;
+}
+
+export interface TokenClaims {
+  readonly account: string | undefined;
+  readonly cluster: string;
+}
+
+/** Something that the upstream said and that cannot be understood. */
+export class UnusableAnswer extends Error {
+  override readonly name = 'UnusableAnswer';
+}
+
+export function flagsIn(payload: unknown): CheckedList<Flag> {
+  return checkedList<Flag>(payload, flag, (item) => item.feature);
+}
+
+export function segmentsIn(payload: unknown): CheckedList<Segment> {
+  return checkedList<Segment>(payload, segment, (item) => item.identifier);
+}
+
+export function configPageIn(payload: unknown): ConfigPage {
+  const page = checked(configPage, payload, 'a page of the configuration');
+  return {
+    itemCount: page.itemCount,
+    pageCount: page.pageCount,
+    environments: page.environments.map(({ id, featureConfigs, segments, apiKeys }) => ({
+      id,
+      flags: featureConfigs ? flagsIn(featureConfigs) : undefined,
+      segments: segments ? segmentsIn(segments) : undefined,
+      apiKeys: apiKeys ? checkedList<string>(apiKeys, apiKeyHash, (hash) => hash) : undefined,
+    })),
+  };
+}
+
+export function streamMessageIn(data: string): StreamMessage {
+  const message = checked(streamMessage, json(data), 'a message of the stream');
+  return {
+    event: message.event,
+    domain: message.domain,
+    identifier: message.identifier ?? '',
+    version: message.version ?? 0,
+    environment: message.environment ?? '',
+    environments: message.environments ?? [],
+    apiKey: message.apiKey ?? '',
+  };
+}
+
+/** The token's claims; its signature is the upstream's business. */
+export function claimsIn(token: string): TokenClaims {
+  const payload = Buffer.from(token.split('.')[1] ?? '', 'base64url').toString();
+  const claims = checked(tokenClaims, json(payload), 'the token');
+  return { account: claims.account || undefined, cluster: claims.cluster_identifier || '1' };
+}
+
+export function authTokenIn(payload: unknown): string {
+  return checked(z.looseObject({ authToken: z.string().min(1) }), payload, 'the answer to the proxy key')
+    .authToken;
+}
+
+export function json(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch (cause) {
+    throw new UnusableAnswer(`${JSON.stringify(body.slice(0, 80))} is not JSON`, { cause });
+  }
+}
+
+function checked<Schema extends z.ZodType>(schema: Schema, payload: unknown, what: string): z.infer<Schema> {
+  const result = schema.safeParse(payload);
+  if (result.success) return result.data;
+  throw new UnusableAnswer(`${what} is not as it should be: ${faultsOf(result.error)}`);
+}
+
+function checkedList<Item>(
+  payload: unknown,
+  schema: z.ZodType,
+  nameOf: (item: Item) => string,
+): CheckedList<Item> {
+  if (!Array.isArray(payload)) throw new UnusableAnswer('a list was expected');
+  const items = new Map<string, Item>();
+  const faults: string[] = [];
+  payload.forEach((entry: unknown, i) => {
+    const result = schema.safeParse(entry);
+    if (!result.success) {
+      faults.push(`${labelOf(entry) ?? `entry ${i}`}: ${faultsOf(result.error)}`);
+    } else if (items.has(nameOf(entry as Item))) {
+      faults.push(`${nameOf(entry as Item)}: is listed twice`);
+    } else {
+      items.set(nameOf(entry as Item), entry as Item);
+    }
+  });
+  return { items: [...items.values()], faults };
+}
+
+function labelOf(entry: unknown): string | undefined {
+  const { feature, identifier: name } = (entry ?? {}) as Record<string, unknown>;
+  return [feature, name].find((label) => typeof label === 'string');
+}
+
+function faultsOf(error: z.ZodError): string {
+  const shown = error.issues.slice(0, 3).map(({ path, message }) => `${path.join('.') || 'it'}: ${message}`);
+  return shown.join('; ') + (error.issues.length > 3 ? ` and ${error.issues.length - 3} more` : '');
+}

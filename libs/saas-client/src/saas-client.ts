@@ -1,0 +1,230 @@
+import { createParser } from 'eventsource-parser';
+
+import type { Flag, Segment } from '#libs/domain';
+
+import {
+  authTokenIn,
+  type CheckedList,
+  claimsIn,
+  type ConfigPage,
+  configPageIn,
+  flagsIn,
+  json,
+  segmentsIn,
+  type StreamMessage,
+  streamMessageIn,
+  type TokenClaims,
+  UnusableAnswer,
+} from './payloads.js';
+
+/** The upstream answered, and not with what was asked for. */
+export class UpstreamRefusal extends Error {
+  override readonly name = 'UpstreamRefusal';
+  constructor(
+    readonly status: number,
+    what: string,
+    /** How long the upstream asks to wait before the next try. */
+    readonly retryAfterMs: number | undefined,
+  ) {
+    super(`${what} was answered with ${status}`);
+  }
+}
+
+/** No answer, or none that ended: no connection, a timeout, a cut in the middle. */
+export class UpstreamUnreachable extends Error {
+  override readonly name = 'UpstreamUnreachable';
+}
+
+export interface Session extends TokenClaims {
+  readonly token: string;
+}
+
+/** What the account stream says: a message, or that something came that cannot be read. */
+export type StreamEvent = StreamMessage | { readonly unreadable: string };
+
+export interface SaasClientOptions {
+  /** For example `https://config.ff.harness.io/api/1.0`. */
+  readonly baseUrl: string;
+  readonly proxyKey: string;
+  /** A stream without a byte for so long is dead. */
+  readonly streamIdleTimeoutMs: number;
+}
+
+const AUTH_TIMEOUT_MS = 30_000;
+const READ_TIMEOUT_MS = 60_000;
+const PAGE_SIZE = 10;
+/** A message of the stream is some hundred bytes; what is longer than this is none. */
+const MESSAGE_LIMIT_BYTES = 1024 * 1024;
+const CLIENT_NAME = 'Proxy ff-relay';
+
+/**
+ * The calls that a relay makes upstream for flags (protocol §2, U1 to U5, and §3). Stateless: whoever holds the session
+ * decides when to take a new one. Every call throws UpstreamRefusal, UpstreamUnreachable or UnusableAnswer.
+ */
+export class SaasClient {
+  constructor(private readonly options: SaasClientOptions) {}
+
+  /** U1: a token for the proxy key. */
+  async authenticate(signal: AbortSignal): Promise<Session> {
+    const response = await this.send('POST /proxy/auth', '/proxy/auth', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ proxyKey: this.options.proxyKey }),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(AUTH_TIMEOUT_MS)]),
+    });
+    const token = authTokenIn(await this.body(response));
+    return { token, ...claimsIn(token) };
+  }
+
+  /** U2: the configuration, page by page; of one environment, if it is named. */
+  async *configPages(session: Session, signal: AbortSignal, environment?: string): AsyncIterable<ConfigPage> {
+    for (let pageNumber = 0, pageCount = 1; pageNumber < pageCount; pageNumber++) {
+      const query = {
+        key: this.options.proxyKey,
+        pageNumber: String(pageNumber),
+        pageSize: String(PAGE_SIZE),
+        ...(environment && { environment }),
+      };
+      const page = configPageIn(await this.read('/proxy/config', session, signal, query));
+      pageCount = page.pageCount;
+      yield page;
+    }
+  }
+
+  /** U4: all flags of an environment. */
+  async flags(session: Session, environment: string, signal: AbortSignal): Promise<CheckedList<Flag>> {
+    const path = `/client/env/${encodeURIComponent(environment)}/feature-configs`;
+    return flagsIn(await this.read(path, session, signal, {}, environment));
+  }
+
+  /** U5: all target groups of an environment. */
+  async segments(session: Session, environment: string, signal: AbortSignal): Promise<CheckedList<Segment>> {
+    const path = `/client/env/${encodeURIComponent(environment)}/target-segments`;
+    return segmentsIn(await this.read(path, session, signal, { rules: 'v2' }, environment));
+  }
+
+  /**
+   * U3: the account stream. Resolves once it is open. The events end when `signal` aborts; they throw
+   * UpstreamUnreachable when the upstream ends the stream, cleanly or not, or is silent for too long.
+   */
+  async stream(session: Session, signal: AbortSignal): Promise<AsyncIterable<StreamEvent>> {
+    const silence = new AbortController();
+    const idleMs = this.options.streamIdleTimeoutMs;
+    const watchdog = setTimeout(() => silence.abort(new Error(`no byte for ${idleMs / 1000} s`)), idleMs);
+    try {
+      const response = await this.send('GET /stream', '/stream', {
+        headers: { ...this.headers(session), 'api-key': this.options.proxyKey, accept: 'text/event-stream' },
+        query: { cluster: session.cluster },
+        signal: AbortSignal.any([signal, silence.signal]),
+      });
+      if (!response.body) throw new UnusableAnswer('GET /stream was answered without a body');
+      return this.events(response.body, watchdog, signal);
+    } catch (error) {
+      clearTimeout(watchdog);
+      throw error;
+    }
+  }
+
+  private async *events(
+    body: ReadableStream<Uint8Array>,
+    watchdog: NodeJS.Timeout,
+    signal: AbortSignal,
+  ): AsyncIterable<StreamEvent> {
+    let events: StreamEvent[] = [];
+    const parser = createParser({
+      maxBufferSize: MESSAGE_LIMIT_BYTES,
+      onEvent: ({ data }) => {
+        if (data !== '') events.push(eventIn(data));
+      },
+      onError: (error) => {
+        if (error.type === 'max-buffer-size-exceeded') throw error;
+      },
+    });
+    const text = new TextDecoder();
+    try {
+      for await (const chunk of body) {
+        watchdog.refresh();
+        parser.feed(text.decode(chunk, { stream: true }));
+        yield* events;
+        events = [];
+      }
+    } catch (cause) {
+      if (signal.aborted) return;
+      throw new UpstreamUnreachable(`the stream broke: ${reasonOf(cause)}`, { cause });
+    } finally {
+      clearTimeout(watchdog);
+    }
+    throw new UpstreamUnreachable('the upstream ended the stream');
+  }
+
+  private async read(
+    path: string,
+    session: Session,
+    signal: AbortSignal,
+    query: Record<string, string>,
+    environment?: string,
+  ): Promise<unknown> {
+    const response = await this.send(`GET ${path}`, path, {
+      headers: { ...this.headers(session), ...(environment && { 'harness-environmentid': environment }) },
+      query: { cluster: session.cluster, ...query },
+      signal: AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT_MS)]),
+    });
+    return this.body(response);
+  }
+
+  private headers(session: Session): Record<string, string> {
+    return {
+      authorization: `Bearer ${session.token}`,
+      'harness-sdk-info': CLIENT_NAME,
+      ...(session.account && { 'harness-accountid': session.account }),
+    };
+  }
+
+  private async send(
+    what: string,
+    path: string,
+    { query, ...init }: RequestInit & { query?: Record<string, string> },
+  ): Promise<Response> {
+    const url = `${this.options.baseUrl}${path}${query ? `?${new URLSearchParams(query).toString()}` : ''}`;
+    let response: Response;
+    try {
+      response = await fetch(url, init);
+    } catch (cause) {
+      throw new UpstreamUnreachable(`${what}: ${reasonOf(cause)}`, { cause });
+    }
+    if (response.status === 200) return response;
+    await response.body?.cancel();
+    throw new UpstreamRefusal(response.status, what, retryAfterMs(response.headers.get('retry-after')));
+  }
+
+  private async body(response: Response): Promise<unknown> {
+    let body: string;
+    try {
+      body = await response.text();
+    } catch (cause) {
+      throw new UpstreamUnreachable(`the answer broke off: ${reasonOf(cause)}`, { cause });
+    }
+    return json(body);
+  }
+}
+
+function eventIn(data: string): StreamEvent {
+  try {
+    return streamMessageIn(data);
+  } catch (error) {
+    return { unreadable: reasonOf(error) };
+  }
+}
+
+/** `fetch` hides the reason in the cause. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause instanceof Error ? `${error.message} (${error.cause.message})` : error.message;
+}
+
+/** Seconds or a date (RFC 9110 §10.2.3). */
+function retryAfterMs(header: string | null): number | undefined {
+  if (!header) return undefined;
+  const ms = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
+  return Number.isFinite(ms) ? Math.max(0, ms) : undefined;
+}
