@@ -1,0 +1,782 @@
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer, request as httpRequest } from 'node:http';
+import { type AddressInfo, connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+
+import { afterEach, describe, expect, it } from '@jest/globals';
+import type { HttpException } from '@nestjs/common';
+import type { FastifyReply } from 'fastify';
+
+import { AccountStream } from './account-stream.js';
+import { ControlPlaneConfig } from './control-plane-config.js';
+import { startControlPlane } from './control-plane.js';
+
+const DEV = '10000000-0000-4000-8000-000000000001';
+const PROD = '10000000-0000-4000-8000-000000000002';
+const PROXY_KEY = '30000000-0000-4000-8000-000000000001';
+const SCOPE = { accountIdentifier: 'demo', orgIdentifier: 'demo', projectIdentifier: 'demo' };
+const IN_DEV = { ...SCOPE, environmentIdentifier: 'dev' };
+const ADMIN = { 'x-api-key': 'any' };
+
+const NEW_FLAG = {
+  identifier: 'checkout.v2',
+  name: 'Checkout',
+  project: 'demo',
+  kind: 'boolean',
+  permanent: false,
+  variations: [
+    { identifier: 'yes', value: 'true' },
+    { identifier: 'no', value: 'false' },
+  ],
+  defaultOnVariation: 'yes',
+  defaultOffVariation: 'no',
+};
+
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+const stateOf = (state: 'on' | 'off') => ({
+  instructions: [{ kind: 'setFeatureFlagState', parameters: { state } }],
+});
+
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
+});
+
+function newFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'control-plane-'));
+  cleanUps.push(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+async function start(dataDir = newFolder(), environment: NodeJS.ProcessEnv = {}) {
+  const config = new ControlPlaneConfig({
+    CONTROL_PLANE_PORT: '0',
+    DATA_DIR: dataDir,
+    LOG_LEVEL: 'ERROR',
+    ...environment,
+  });
+  const { app, url } = await startControlPlane(config);
+  cleanUps.push(() => app.close());
+
+  /** Sends a body as JSON, text as it is. Gives the status and the parsed answer. */
+  const call = async (
+    method: string,
+    path: string,
+    given: { query?: Record<string, string>; headers?: Record<string, string>; body?: unknown } = {},
+  ) => {
+    const { query, headers = {}, body } = given;
+    const response = await fetch(`${url}${path}?${new URLSearchParams(query).toString()}`, {
+      method,
+      headers: { ...(body !== undefined && { 'content-type': 'application/json' }), ...headers },
+      ...(body !== undefined && { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    return { status: response.status, text, body: text ? JSON.parse(text) : undefined };
+  };
+  const admin = (method: string, path: string, query: Record<string, string> = SCOPE, body?: unknown) =>
+    call(method, `/gateway/cf/admin${path}`, { query, headers: ADMIN, body });
+  const signIn = async () => {
+    const { body } = await call('POST', '/api/1.0/proxy/auth', { body: { proxyKey: PROXY_KEY } });
+    return { authorization: `Bearer ${body.authToken}` };
+  };
+  return { app, url, call, admin, signIn };
+}
+type Running = Awaited<ReturnType<typeof start>>;
+
+/** Reads a stream of server-sent events frame by frame; `ended` holds once the server closed it. */
+async function follow(url: string, headers: Record<string, string>) {
+  const response = await fetch(url, { headers });
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  cleanUps.push(() => reader.cancel().catch(() => undefined));
+  let rest = '';
+  const frame = async (): Promise<string | undefined> => {
+    while (!rest.includes('\n\n')) {
+      const { done, value } = await reader.read();
+      if (done) return undefined;
+      rest += value;
+    }
+    const end = rest.indexOf('\n\n') + 2;
+    const found = rest.slice(0, end);
+    rest = rest.slice(end);
+    return found;
+  };
+  const message = async () => JSON.parse((await frame())!.replace(/^event: \*\ndata: /, ''));
+  return { response, frame, message };
+}
+
+async function accountStream(running: Running) {
+  const stream = await follow(`${running.url}/api/1.0/stream?cluster=1`, {
+    ...(await running.signIn()),
+    'API-Key': PROXY_KEY,
+  });
+  expect(await stream.frame()).toBe(':\n\n');
+  return stream;
+}
+
+/** An account stream of other limits, on a server of its own, for readers of DEV. */
+async function bareStream(limits: Partial<ConstructorParameters<typeof AccountStream>[0]>) {
+  const stream = new AccountStream({ heartbeatMs: 60_000, streams: 10, waitingBytes: 1 << 20, ...limits });
+  const refused: string[] = [];
+  const server = createServer((_request, raw) => {
+    try {
+      stream.open(
+        { hijack: () => undefined, raw } as unknown as FastifyReply,
+        (environment) => environment === DEV,
+      );
+    } catch (error) {
+      refused.push((error as Error).message);
+      raw.writeHead((error as HttpException).getStatus()).end();
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  cleanUps.push(() => {
+    stream.onModuleDestroy();
+    server.closeAllConnections();
+    server.close();
+  });
+  return { stream, refused, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+}
+
+describe('A relay that signs in', () => {
+  it('gets a token that says what the protocol says, and no more', async () => {
+    const { signIn } = await start();
+    const { authorization } = await signIn();
+    const [header, claims] = authorization
+      .slice('Bearer '.length)
+      .split('.')
+      .map((part) => Buffer.from(part, 'base64url').toString());
+    expect(JSON.parse(header!)).toEqual({ alg: 'HS256', typ: 'JWT' });
+    expect(JSON.parse(claims!)).toEqual({
+      cluster_identifier: '1',
+      account: 'demo',
+      organization: 'demo',
+      key_type: 'Proxy',
+      key: sha256(PROXY_KEY),
+      environments: [DEV, PROD],
+    });
+  });
+
+  it('is refused with an unknown key, and told what is wrong with a bad body', async () => {
+    const { call } = await start();
+    const signIn = (body: unknown) => call('POST', '/api/1.0/proxy/auth', { body });
+    expect(await signIn({ proxyKey: 'unknown' })).toMatchObject({ status: 401, body: { code: '401' } });
+    expect(await signIn({})).toMatchObject({ status: 400, body: { code: '400' } });
+    expect((await signIn({})).body.message).toContain('proxyKey');
+    expect(await signIn('{"proxyKey":')).toMatchObject({ status: 400, body: { code: '400' } });
+    expect(await signIn({ proxyKey: 'x'.repeat(2 << 20) })).toMatchObject({
+      status: 413,
+      body: { code: '413' },
+    });
+  });
+});
+
+describe('The config', () => {
+  const query = { key: PROXY_KEY, cluster: '1' };
+
+  it('has the demo data of both environments', async () => {
+    const { call, signIn } = await start();
+    const { status, body } = await call('GET', '/api/1.0/proxy/config', { query, headers: await signIn() });
+    expect(status).toBe(200);
+    expect(body).toMatchObject({ itemCount: 2, pageCount: 1, pageIndex: 0, pageSize: 10, version: 1 });
+    expect(body.environments.map(({ id }: { id: string }) => id)).toEqual([DEV, PROD]);
+    const [dev, prod] = body.environments;
+    expect(dev.apiKeys.toSorted()).toEqual(
+      ['20000000-0000-4000-8000-000000000001', '20000000-0000-4000-8000-000000000002'].map(sha256).toSorted(),
+    );
+    expect(dev.featureConfigs.map(({ feature }: { feature: string }) => feature)).toEqual([
+      'banner-text',
+      'dark-mode',
+      'page-size',
+      'theme',
+    ]);
+    expect(prod.featureConfigs).not.toEqual(dev.featureConfigs);
+  });
+
+  it('has every field that SDKs ask for, and no list that is null', async () => {
+    const { call, signIn } = await start();
+    const { body } = await call('GET', '/api/1.0/proxy/config', { query, headers: await signIn() });
+    for (const { featureConfigs, segments } of body.environments) {
+      for (const flag of featureConfigs) {
+        expect(flag).toMatchObject({
+          project: 'demo',
+          environment: expect.stringMatching(/^(dev|prod)$/),
+          state: expect.stringMatching(/^(on|off)$/),
+          offVariation: expect.any(String),
+          defaultServe: expect.any(Object),
+          variations: expect.any(Array),
+          rules: expect.any(Array),
+          prerequisites: expect.any(Array),
+          variationToTargetMap: expect.any(Array),
+          version: 1,
+        });
+      }
+      expect(segments[0]).toMatchObject({
+        identifier: 'beta-testers',
+        name: 'Beta testers',
+        version: 1,
+        excluded: [],
+      });
+      expect(segments[0].included[0]).toEqual({
+        identifier: 'ada',
+        name: 'Ada',
+        account: 'demo',
+        org: 'demo',
+        project: 'demo',
+        environment: segments[0].environment,
+      });
+    }
+    const text = JSON.stringify(body);
+    expect(text).toContain('"op":"segmentMatch"');
+    expect(text).toContain('"distribution"');
+    expect(text).toContain('"prerequisites":[{');
+    expect(text).not.toContain('null');
+  });
+
+  it('comes in pages that count from 0, or for one environment', async () => {
+    const { call, signIn } = await start();
+    const headers = await signIn();
+    const config = (more: Record<string, string>) =>
+      call('GET', '/api/1.0/proxy/config', { query: { ...query, ...more }, headers });
+    const second = await config({ pageNumber: '1', pageSize: '1' });
+    expect(second.body).toMatchObject({
+      itemCount: 2,
+      pageCount: 2,
+      pageIndex: 1,
+      environments: [{ id: PROD }],
+    });
+    expect((await config({ pageNumber: '7' })).body).toMatchObject({ itemCount: 2, environments: [] });
+    expect((await config({ environment: PROD })).body).toMatchObject({
+      itemCount: 1,
+      environments: [{ id: PROD }],
+    });
+    expect((await config({ environment: 'other' })).status).toBe(403);
+    expect((await config({ pageSize: '0' })).status).toBe(400);
+    expect((await config({ pageSize: '101' })).status).toBe(400);
+    expect((await config({ pageNumber: '-1' })).body.message).toContain('pageNumber');
+  });
+
+  it('agrees byte for byte with the routes for flags and groups', async () => {
+    const { call, signIn } = await start();
+    const headers = await signIn();
+    const { body } = await call('GET', '/api/1.0/proxy/config', { query, headers });
+    const environment = `/api/1.0/client/env/${DEV}`;
+    const flags = await call('GET', `${environment}/feature-configs`, { headers });
+    const segments = await call('GET', `${environment}/target-segments`, { headers, query: { rules: 'v2' } });
+    expect(flags.text).toBe(JSON.stringify(body.environments[0].featureConfigs));
+    expect(segments.text).toBe(JSON.stringify(body.environments[0].segments));
+  });
+
+  it('wants a token, and the key that the token is for', async () => {
+    const { call, signIn } = await start();
+    const config = (headers: Record<string, string>, key = PROXY_KEY) =>
+      call('GET', '/api/1.0/proxy/config', { query: { key }, headers });
+    expect(await config({})).toMatchObject({ status: 401, body: { code: '401' } });
+    expect(await config({ authorization: 'Bearer nonsense' })).toMatchObject({ status: 401 });
+    const { authorization } = await signIn();
+    expect(await config({ authorization: `${authorization}x` })).toMatchObject({ status: 401 });
+    expect(await config({ authorization }, 'another key')).toMatchObject({ status: 401 });
+    expect(await config({ authorization })).toMatchObject({ status: 200 });
+  });
+});
+
+describe('Flags and groups', () => {
+  it('are read one by one', async () => {
+    const { call, signIn } = await start();
+    const headers = await signIn();
+    const read = (path: string) => call('GET', `/api/1.0/client/env/${path}`, { headers });
+    expect(await read(`${DEV}/feature-configs/dark-mode`)).toMatchObject({
+      status: 200,
+      body: { feature: 'dark-mode', environment: 'dev' },
+    });
+    expect(await read(`${DEV}/feature-configs/unknown`)).toMatchObject({
+      status: 404,
+      body: { code: '404' },
+    });
+    expect(await read(`${DEV}/target-segments/beta-testers`)).toMatchObject({ status: 200 });
+    expect(await read(`${DEV}/target-segments/unknown`)).toMatchObject({ status: 404 });
+    expect(await read('00000000-0000-4000-8000-000000000000/feature-configs')).toMatchObject({ status: 403 });
+    expect(await read('00000000-0000-4000-8000-000000000000/target-segments/x')).toMatchObject({
+      status: 403,
+    });
+  });
+
+  it('come as servingRules to who asks for rules=v2, as rules to who does not', async () => {
+    const { call, signIn } = await start();
+    const headers = await signIn();
+    const path = `/api/1.0/client/env/${DEV}/target-segments`;
+    for (const each of ['', '/beta-testers']) {
+      const segmentIn = (body: unknown) => (Array.isArray(body) ? body[0] : body);
+      const v2 = segmentIn((await call('GET', path + each, { headers, query: { rules: 'v2' } })).body);
+      const v1 = segmentIn((await call('GET', path + each, { headers })).body);
+      expect(v2.servingRules).toHaveLength(1);
+      expect(v2).not.toHaveProperty('rules');
+      expect(v1.rules).toHaveLength(1);
+      expect(v1).not.toHaveProperty('servingRules');
+    }
+  });
+});
+
+describe('The account stream', () => {
+  it('tells of each write once it can be read, in the order of the writes', async () => {
+    const running = await start();
+    const { admin, call, signIn } = running;
+    const headers = await signIn();
+    const stream = await accountStream(running);
+    expect(stream.response.headers.get('content-type')).toBe('text/event-stream');
+    expect(stream.response.headers.get('cache-control')).toBe('no-cache');
+
+    await Promise.all([
+      admin('PATCH', '/features/dark-mode', IN_DEV, stateOf('off')),
+      admin('PATCH', '/features/theme', IN_DEV, stateOf('off')),
+    ]);
+    await admin('PATCH', '/features/dark-mode', IN_DEV, stateOf('on'));
+    await admin('POST', '/features', SCOPE, NEW_FLAG);
+    await admin('DELETE', '/features/checkout.v2');
+
+    const versions = new Map<string, number>();
+    for (let heard = 0; heard < 3; heard++) {
+      const message = await stream.message();
+      expect(message).toMatchObject({ event: 'patch', domain: 'flag', environment: DEV, apiKey: '' });
+      expect(message.version).toBe((versions.get(message.identifier) ?? 1) + 1);
+      versions.set(message.identifier, message.version);
+      const { body } = await call('GET', `/api/1.0/client/env/${DEV}/feature-configs/${message.identifier}`, {
+        headers,
+      });
+      expect(body.version).toBeGreaterThanOrEqual(message.version);
+    }
+    const about = { domain: 'flag', identifier: 'checkout.v2', version: 1 };
+    expect(await stream.message()).toEqual({ event: 'create', ...about, environment: DEV, apiKey: '' });
+    expect(await stream.message()).toEqual({ event: 'create', ...about, environment: PROD, apiKey: '' });
+    expect(await stream.message()).toEqual({ event: 'delete', ...about, environment: DEV, apiKey: '' });
+    expect(await stream.message()).toEqual({ event: 'delete', ...about, environment: PROD, apiKey: '' });
+  });
+
+  it('writes each message as one line of data of the event *', async () => {
+    const running = await start();
+    const stream = await accountStream(running);
+    await running.admin('PATCH', '/features/theme', IN_DEV, stateOf('on'));
+    expect(await stream.frame()).toBe(
+      `event: *\ndata: {"event":"patch","domain":"flag","identifier":"theme","version":2,"environment":"${DEV}","apiKey":""}\n\n`,
+    );
+  });
+
+  it('is refused without a token, and without the key that the token is for', async () => {
+    const { call, signIn } = await start();
+    const { authorization } = await signIn();
+    const open = (headers: Record<string, string>) => call('GET', '/api/1.0/stream', { headers });
+    expect(await open({ 'API-Key': PROXY_KEY })).toMatchObject({ status: 401, body: { code: '401' } });
+    expect(await open({ authorization })).toMatchObject({ status: 401 });
+    expect(await open({ authorization, 'API-Key': 'another key' })).toMatchObject({ status: 401 });
+  });
+
+  it('ends cleanly when the process stops, and lets the stop through', async () => {
+    const running = await start();
+    const stream = await accountStream(running);
+    await running.app.close();
+    expect(await stream.frame()).toBeUndefined();
+  });
+
+  it('is closed for a reader that does not read, and others notice nothing', async () => {
+    const running = await start();
+    const { authorization } = await running.signIn();
+    const attentive = await accountStream(running);
+    const slow = connect(Number(new URL(running.url).port), '127.0.0.1');
+    cleanUps.push(() => slow.destroy());
+    slow.write(
+      `GET /api/1.0/stream HTTP/1.1\r\nHost: x\r\nAPI-Key: ${PROXY_KEY}\r\nAuthorization: ${authorization}\r\n\r\n`,
+    );
+    await new Promise((resolve) => slow.once('data', resolve));
+    slow.pause();
+    const closed = new Promise((resolve) => slow.once('close', resolve));
+
+    const stream = running.app.get(AccountStream);
+    const identifier = 'x'.repeat(100_000);
+    let heard = 0;
+    while (stream.openStreams > 1) {
+      const message = { event: 'patch', domain: 'flag', version: heard, environment: DEV, apiKey: '' };
+      stream.publish({ ...message, identifier });
+      expect((await attentive.message()).version).toBe(heard++);
+      expect(heard).toBeLessThan(1_000);
+    }
+    slow.resume();
+    await closed;
+    stream.publish({
+      event: 'patch',
+      domain: 'flag',
+      identifier: 'after',
+      version: 1,
+      environment: DEV,
+      apiKey: '',
+    });
+    expect((await attentive.message()).identifier).toBe('after');
+  });
+
+  it('beats at once and ever after, and keeps to the environments of its reader', async () => {
+    const { stream, url } = await bareStream({ heartbeatMs: 5 });
+    const reader = await follow(url, {});
+    expect([await reader.frame(), await reader.frame()]).toEqual([':\n\n', ':\n\n']);
+    const message = { event: 'patch', domain: 'flag', version: 1, apiKey: '' };
+    stream.publish({ ...message, identifier: 'elsewhere', environment: PROD });
+    stream.publish({ ...message, identifier: 'here', environment: DEV });
+    let frame = await reader.frame();
+    while (frame === ':\n\n') frame = await reader.frame();
+    expect(frame).toContain('"identifier":"here"');
+  });
+
+  it('is refused with 503 beyond the most, and once the process stops', async () => {
+    const { stream, url, refused } = await bareStream({ streams: 1 });
+    const first = await follow(url, {});
+    expect(await first.frame()).toBe(':\n\n');
+    expect((await fetch(url)).status).toBe(503);
+    expect(refused.at(-1)).toContain('which is the most');
+    stream.onModuleDestroy();
+    expect(await first.frame()).toBeUndefined();
+    expect((await fetch(url)).status).toBe(503);
+    expect(refused.at(-1)).toContain('is stopping');
+  });
+
+  it('does not answer HEAD, which would never end', async () => {
+    const { call } = await start();
+    expect((await call('HEAD', '/api/1.0/stream')).status).toBe(404);
+  });
+});
+
+describe('The admin API', () => {
+  it('is mounted where either kind of client looks for it', async () => {
+    const { call } = await start();
+    for (const base of ['/gateway/cf/admin', '/cf/admin']) {
+      const { body } = await call('GET', `${base}/environments`, { query: SCOPE, headers: ADMIN });
+      expect(body).toMatchObject({ status: 'SUCCESS', data: { itemCount: 2, pageCount: 1, pageIndex: 0 } });
+    }
+  });
+
+  it('shows projects, environments and their keys, masked', async () => {
+    const { admin } = await start();
+    expect((await admin('GET', '/projects')).body.data.projects).toEqual([
+      { identifier: 'demo', name: 'Demo', accountIdentifier: 'demo', orgIdentifier: 'demo' },
+    ]);
+    const { status, body, text } = await admin('GET', '/environments/dev');
+    expect(status).toBe(200);
+    expect(body.data).toMatchObject({ id: DEV, identifier: 'dev', name: 'Development', project: 'demo' });
+    expect(body.data.apiKeys.apiKeys).toHaveLength(2);
+    expect(text).not.toContain('20000000');
+    expect(await admin('GET', '/environments/unknown')).toMatchObject({ status: 404, body: { code: '404' } });
+    expect(await admin('GET', '/environments', { ...SCOPE, orgIdentifier: 'x' })).toMatchObject({
+      status: 404,
+    });
+    expect((await admin('GET', '/environments', {})).body.message).toMatch(
+      /accountIdentifier.*orgIdentifier.*projectIdentifier/,
+    );
+  });
+
+  it('shows flags, with their state where an environment is named', async () => {
+    const { admin } = await start();
+    const list = await admin('GET', '/features', { ...IN_DEV, pageSize: '2', pageNumber: '1' });
+    expect(list.body).toMatchObject({ itemCount: 4, pageCount: 2, pageIndex: 1, pageSize: 2 });
+    expect(list.body.features.map(({ identifier }: { identifier: string }) => identifier)).toEqual([
+      'page-size',
+      'theme',
+    ]);
+    expect(list.body.features[1].envProperties).toMatchObject({
+      environment: 'dev',
+      state: 'on',
+      version: 1,
+    });
+    expect((await admin('GET', '/features')).body.features[0]).not.toHaveProperty('envProperties');
+    expect((await admin('GET', '/features/theme', IN_DEV)).body).toEqual(list.body.features[1]);
+    expect(await admin('GET', '/features/unknown')).toMatchObject({ status: 404, body: { code: '404' } });
+  });
+
+  it('makes a flag, off, in every environment', async () => {
+    const { admin, call, signIn } = await start();
+    expect(await admin('POST', '/features', SCOPE, NEW_FLAG)).toMatchObject({
+      status: 201,
+      body: { details: { governanceMetadata: null } },
+    });
+    const headers = await signIn();
+    for (const [id, environment] of [
+      [DEV, 'dev'],
+      [PROD, 'prod'],
+    ]) {
+      const { body } = await call('GET', `/api/1.0/client/env/${id}/feature-configs/checkout.v2`, {
+        headers,
+      });
+      expect(body).toEqual({
+        project: 'demo',
+        environment,
+        feature: 'checkout.v2',
+        kind: 'boolean',
+        state: 'off',
+        variations: NEW_FLAG.variations,
+        offVariation: 'no',
+        defaultServe: { variation: 'yes' },
+        rules: [],
+        prerequisites: [],
+        variationToTargetMap: [],
+        version: 1,
+      });
+    }
+    expect(await admin('POST', '/features', SCOPE, NEW_FLAG)).toMatchObject({
+      status: 409,
+      body: { code: '409' },
+    });
+  });
+
+  it('names every fault of a new flag at once, and makes nothing', async () => {
+    const { admin } = await start();
+    const faulty = { ...NEW_FLAG, identifier: 'a b', kind: 'number', permanent: 'no', variations: [] };
+    const { status, body } = await admin('POST', '/features', SCOPE, faulty);
+    expect(status).toBe(400);
+    for (const field of ['identifier', 'kind', 'permanent', 'variations'])
+      expect(body.message).toContain(field);
+    const inconsistent = {
+      ...NEW_FLAG,
+      variations: [...NEW_FLAG.variations, { identifier: 'yes', value: 'perhaps' }],
+      defaultOnVariation: 'other',
+    };
+    const second = await admin('POST', '/features', SCOPE, inconsistent);
+    expect(second.body.message).toMatch(
+      /variations\.2\.identifier.*variations\.2\.value.*defaultOnVariation/,
+    );
+    const needy = { ...NEW_FLAG, prerequisites: [{ feature: 'unknown', variations: ['x'] }] };
+    expect((await admin('POST', '/features', SCOPE, needy)).body.message).toContain('unknown');
+    expect((await admin('GET', '/features')).body.itemCount).toBe(4);
+  });
+
+  it.each(['..', '.', '', 'a/b', 'ä', 'x'.repeat(257)])('refuses the identifier %j', async (identifier) => {
+    const { admin } = await start();
+    expect((await admin('POST', '/features', SCOPE, { ...NEW_FLAG, identifier })).status).toBe(400);
+  });
+
+  it('takes an identifier of 256 characters everywhere', async () => {
+    const { admin, call, signIn } = await start();
+    const identifier = '$._-'.repeat(64);
+    expect((await admin('POST', '/features', SCOPE, { ...NEW_FLAG, identifier })).status).toBe(201);
+    expect((await admin('PATCH', `/features/${identifier}`, IN_DEV, stateOf('on'))).status).toBe(200);
+    const path = `/api/1.0/client/env/${DEV}/feature-configs/${encodeURIComponent(identifier)}`;
+    expect((await call('GET', path, { headers: await signIn() })).body.version).toBe(2);
+  });
+
+  it('raises the version on every patch, also when the flag is in that state already', async () => {
+    const { admin } = await start();
+    for (const version of [2, 3]) {
+      expect(await admin('PATCH', '/features/dark-mode', IN_DEV, stateOf('on'))).toMatchObject({
+        status: 200,
+      });
+      const { envProperties } = (await admin('GET', '/features/dark-mode', IN_DEV)).body;
+      expect(envProperties).toMatchObject({ state: 'on', version });
+    }
+    const inProd = await admin('GET', '/features/dark-mode', { ...SCOPE, environmentIdentifier: 'prod' });
+    expect(inProd.body.envProperties.version).toBe(1);
+  });
+
+  it('takes all instructions of a patch, or none', async () => {
+    const { admin } = await start();
+    const mixed = {
+      instructions: [...stateOf('off').instructions, { kind: 'launchRocket', parameters: {} }],
+    };
+    const refused = await admin('PATCH', '/features/dark-mode', IN_DEV, mixed);
+    expect(refused).toMatchObject({ status: 400, body: { code: '400' } });
+    expect(refused.body.message).toContain('instructions.1.kind');
+    expect(await admin('PATCH', '/features/dark-mode', IN_DEV, { instructions: [] })).toMatchObject({
+      status: 400,
+    });
+    expect(await admin('PATCH', '/features/dark-mode', SCOPE, stateOf('off'))).toMatchObject({ status: 400 });
+    expect(await admin('PATCH', '/features/unknown', IN_DEV, stateOf('off'))).toMatchObject({ status: 404 });
+    expect((await admin('GET', '/features/dark-mode', IN_DEV)).body.envProperties).toMatchObject({
+      state: 'on',
+      version: 1,
+    });
+  });
+
+  it('deletes a flag everywhere, and starts again at 1 when it is made again', async () => {
+    const { admin, call } = await start();
+    await admin('POST', '/features', SCOPE, NEW_FLAG);
+    await admin('PATCH', '/features/checkout.v2', IN_DEV, stateOf('on'));
+    // As Go clients send it: a content type, and no body.
+    const deleted = await call('DELETE', '/cf/admin/features/checkout.v2', {
+      query: SCOPE,
+      headers: { ...ADMIN, 'content-type': 'application/json' },
+    });
+    expect(deleted).toMatchObject({ status: 204, text: '' });
+    expect((await admin('DELETE', '/features/checkout.v2')).status).toBe(404);
+    await admin('POST', '/features', SCOPE, NEW_FLAG);
+    expect((await admin('GET', '/features/checkout.v2', IN_DEV)).body.envProperties.version).toBe(1);
+  });
+
+  it('answers unknown routes, methods and addresses in the same shape', async () => {
+    const { call } = await start();
+    expect(await call('GET', '/unknown')).toMatchObject({ status: 404, body: { code: '404' } });
+    expect(await call('PUT', '/api/1.0/proxy/auth', { body: {} })).toMatchObject({ status: 404 });
+    expect(await call('GET', '/%zz')).toMatchObject({ status: 400, body: { code: '400' } });
+    const asText = { body: '<x/>', headers: { 'content-type': 'text/xml' } };
+    expect(await call('POST', '/api/1.0/proxy/auth', asText)).toMatchObject({
+      status: 415,
+      body: { code: '415' },
+    });
+  });
+});
+
+describe('Who may use the admin API', () => {
+  it('is anyone on this machine who sends a token, while none is set', async () => {
+    const { call } = await start();
+    const environments = (headers: Record<string, string>) =>
+      call('GET', '/cf/admin/environments', { query: SCOPE, headers });
+    expect(await environments({})).toMatchObject({ status: 401, body: { code: '401' } });
+    expect(await environments({ 'x-api-key': 'any' })).toMatchObject({ status: 200 });
+    expect(await environments({ authorization: 'any' })).toMatchObject({ status: 200 });
+  });
+
+  it('is nobody who reached this machine under another name, while none is set', async () => {
+    const { url } = await start();
+    const statusFor = (host: string, path = '/cf/admin/projects') =>
+      new Promise((resolve, reject) => {
+        httpRequest(`${url}${path}`, { headers: { ...ADMIN, host } }, (response) => {
+          response.destroy();
+          resolve(response.statusCode);
+        })
+          .on('error', reject)
+          .end();
+      });
+    for (const host of ['localhost', 'LOCALHOST:7100', '127.0.0.1', '127.0.0.1:7100', '[::1]:7100']) {
+      expect([host, await statusFor(host)]).toEqual([host, 200]);
+    }
+    for (const host of ['evil.example.com', 'localhost.evil.example.com:7100', '10.0.0.1']) {
+      expect([host, await statusFor(host)]).toEqual([host, 403]);
+      expect([host, await statusFor(host, '/cf/admin/events')]).toEqual([host, 403]);
+    }
+  });
+
+  it('is only who sends ADMIN_TOKEN, once it is set', async () => {
+    const { call } = await start(undefined, { ADMIN_TOKEN: '0123456789abcdef' });
+    for (const path of ['/cf/admin/projects', '/gateway/cf/admin/events']) {
+      for (const headers of [
+        {},
+        ADMIN,
+        { authorization: '0123456789abcdef' },
+        { 'x-api-key': '0123456789abcdefg' },
+      ]) {
+        expect(await call('GET', path, { headers })).toMatchObject({ status: 401 });
+      }
+    }
+    const headers = { 'x-api-key': '0123456789abcdef' };
+    expect(await call('GET', '/cf/admin/projects', { headers })).toMatchObject({ status: 200 });
+  });
+});
+
+describe('DATA_DIR', () => {
+  it('keeps everything over a restart, tokens too, and is filled only once', async () => {
+    const folder = newFolder();
+    const first = await start(folder);
+    const headers = await first.signIn();
+    for (const identifier of ['banner-text', 'dark-mode', 'page-size', 'theme']) {
+      expect((await first.admin('DELETE', `/features/${identifier}`)).status).toBe(204);
+    }
+    await first.admin('POST', '/features', SCOPE, NEW_FLAG);
+    await first.admin('PATCH', '/features/checkout.v2', IN_DEV, stateOf('on'));
+    const path = `/api/1.0/client/env/${DEV}/feature-configs`;
+    const before = await first.call('GET', path, { headers });
+    await first.app.close();
+
+    const second = await start(folder);
+    const after = await second.call('GET', path, { headers });
+    expect(after).toMatchObject({ status: 200, text: before.text });
+    expect(after.body).toMatchObject([{ feature: 'checkout.v2', state: 'on', version: 2 }]);
+  });
+
+  it('holds no key as it is', async () => {
+    const folder = newFolder();
+    const { app, signIn } = await start(folder);
+    await signIn();
+    await app.close();
+    for (const name of readdirSync(folder)) {
+      const content = readFileSync(join(folder, name)).toString('latin1');
+      expect(content).not.toContain(PROXY_KEY);
+      expect(content).not.toContain('20000000-0000');
+    }
+  });
+
+  it('is closed to other users of the machine', async () => {
+    const folder = newFolder();
+    await start(folder);
+    expect(statSync(join(folder, 'control-plane.sqlite')).mode & 0o077).toBe(0);
+  });
+
+  it('is refused to a second process, which says who holds it', async () => {
+    const folder = newFolder();
+    const first = await start(folder);
+    await expect(start(folder)).rejects.toMatchObject({
+      name: 'StartupError',
+      message: expect.stringContaining(`is in use by process ${process.pid}`),
+    });
+    expect((await first.admin('GET', '/projects')).status).toBe(200);
+    await first.app.close();
+    expect((await (await start(folder)).admin('GET', '/projects')).status).toBe(200);
+  });
+
+  it('is free again when the port was not', async () => {
+    const folder = newFolder();
+    const { url } = await start();
+    await expect(start(folder, { CONTROL_PLANE_PORT: new URL(url).port })).rejects.toMatchObject({
+      name: 'StartupError',
+      message: expect.stringContaining('CONTROL_PLANE_PORT'),
+    });
+    expect((await start(folder)).url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/);
+  });
+
+  it('is refused when it is a file, or holds something else', async () => {
+    const file = join(newFolder(), 'file');
+    writeFileSync(file, '');
+    await expect(start(file)).rejects.toMatchObject({
+      name: 'StartupError',
+      message: expect.stringMatching(/DATA_DIR .* cannot be used .* set DATA_DIR to another folder/),
+    });
+
+    const noise = newFolder();
+    writeFileSync(join(noise, 'control-plane.sqlite'), 'no database, but a text of some length. '.repeat(50));
+    await expect(start(noise)).rejects.toMatchObject({
+      name: 'StartupError',
+      message: expect.stringContaining('is no readable database'),
+    });
+
+    const foreign = newFolder();
+    const other = new DatabaseSync(join(foreign, 'control-plane.sqlite'));
+    other.exec('CREATE TABLE recipes (name TEXT)');
+    other.close();
+    await expect(start(foreign)).rejects.toMatchObject({
+      name: 'StartupError',
+      message: expect.stringContaining('another program'),
+    });
+  });
+
+  it('is refused when a later version wrote it', async () => {
+    const folder = newFolder();
+    await (await start(folder)).app.close();
+    const database = new DatabaseSync(join(folder, 'control-plane.sqlite'));
+    database.exec('PRAGMA user_version = 99');
+    database.close();
+    await expect(start(folder)).rejects.toMatchObject({ message: expect.stringContaining('later version') });
+  });
+});
+
+describe('The page', () => {
+  it('is served with the types and the policy that keep browsers strict', async () => {
+    const { url } = await start();
+    for (const [path, type] of [
+      ['/', 'text/html; charset=utf-8'],
+      ['/page.css', 'text/css; charset=utf-8'],
+      ['/page.mjs', 'text/javascript; charset=utf-8'],
+      ['/icon.svg', 'image/svg+xml'],
+    ]) {
+      const { status, headers } = await fetch(url + path);
+      expect([path, status, headers.get('content-type')]).toEqual([path, 200, type]);
+      expect(headers.get('cache-control')).toBe('no-cache');
+      expect(headers.get('x-content-type-options')).toBe('nosniff');
+      expect(headers.get('content-security-policy')).toMatch(/^default-src 'none'; script-src 'self';/);
+      expect(headers.get('content-security-policy')).not.toContain('unsafe');
+    }
+  });
+});
