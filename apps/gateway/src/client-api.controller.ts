@@ -1,0 +1,111 @@
+import { Body, Controller, Get, Headers, HttpCode, Inject, Param, Post, Query, Res } from '@nestjs/common';
+import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
+
+import { EnvironmentBytes } from './environment-bytes.js';
+import { SdkAccess } from './sdk-access.js';
+import { SdkError } from './sdk-error.js';
+
+const signIn = z.looseObject({
+  apiKey: z.string().min(1),
+  target: z
+    .looseObject({
+      identifier: z.string().min(1).max(1024),
+      name: z.string().max(1024).nullish(),
+      anonymous: z.boolean().nullish(),
+      attributes: z.record(z.string(), z.unknown()).nullish(),
+    })
+    .nullish(),
+});
+
+/** What SDKs ask for (protocol §4.1, §4.2, §4.4): sign-in, and reads that are answered with bytes that are ready. */
+@Controller()
+export class ClientApiController {
+  constructor(
+    @Inject(SdkAccess) private readonly access: SdkAccess,
+    @Inject(EnvironmentBytes) private readonly bytes: EnvironmentBytes,
+  ) {}
+
+  @Post('client/auth')
+  @HttpCode(200)
+  signIn(@Body() body: unknown): { authToken: string } {
+    const read = signIn.safeParse(body);
+    if (!read.success) {
+      const faults = read.error.issues.map(
+        ({ path, message }) => `${path.join('.') || 'the body'}: ${message}`,
+      );
+      throw new SdkError(400, `bad request: ${faults.join('; ')}`);
+    }
+    return { authToken: this.access.signIn(read.data.apiKey, Date.now()) };
+  }
+
+  @Get('client/env/:environment/feature-configs')
+  flags(
+    @Param('environment') environment: string,
+    @Headers('authorization') authorization: string | undefined,
+    @Res() reply: FastifyReply,
+  ): void {
+    const { state } = this.access.authoriseFor(environment, authorization);
+    send(reply, this.bytes.flags(state));
+  }
+
+  @Get('client/env/:environment/feature-configs/:identifier')
+  flag(
+    @Param('environment') environment: string,
+    @Param('identifier') identifier: string,
+    @Headers('authorization') authorization: string | undefined,
+    @Res() reply: FastifyReply,
+  ): void {
+    const { state } = this.access.authoriseFor(environment, authorization);
+    send(reply, this.bytes.flag(state, identifier) ?? notFound(`flag ${identifier}`));
+  }
+
+  @Get('client/env/:environment/target-segments')
+  segments(
+    @Param('environment') environment: string,
+    @Query('rules') rules: unknown,
+    @Headers('authorization') authorization: string | undefined,
+    @Res() reply: FastifyReply,
+  ): void {
+    const { state } = this.access.authoriseFor(environment, authorization);
+    send(reply, this.bytes.segments(state, rules === 'v2'));
+  }
+
+  @Get('client/env/:environment/target-segments/:identifier')
+  segment(
+    @Param('environment') environment: string,
+    @Param('identifier') identifier: string,
+    @Query('rules') rules: unknown,
+    @Headers('authorization') authorization: string | undefined,
+    @Res() reply: FastifyReply,
+  ): void {
+    const { state } = this.access.authoriseFor(environment, authorization);
+    send(
+      reply,
+      this.bytes.segment(state, identifier, rules === 'v2') ?? notFound(`target group ${identifier}`),
+    );
+  }
+
+  /**
+   * Counts that nobody would forward are not taken. 400 is the one answer after which every SDK lets a batch go; to any
+   * other the Node SDK keeps it, and sends it again without end.
+   */
+  @Post('metrics/:environment')
+  metrics(
+    @Param('environment') environment: string,
+    @Headers('authorization') authorization: string | undefined,
+  ): never {
+    this.access.authoriseFor(environment, authorization);
+    throw new SdkError(400, 'bad request: this relay does not forward evaluation metrics');
+  }
+}
+
+function send(reply: FastifyReply, bytes: Buffer): void {
+  void reply
+    .headers({ 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-cache' })
+    .send(bytes);
+}
+
+function notFound(what: string): never {
+  throw new SdkError(404, `not found: ${what}`);
+}

@@ -1,0 +1,55 @@
+import { Inject, Module, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
+
+import { ConfigModule, RelayConfig } from '#libs/config';
+import { EventLog, EventLogModule } from '#libs/event-log';
+import { ObservabilityModule } from '#libs/observability';
+import { StateStore, StateStoreModule } from '#libs/state-store';
+
+import { ClientApiController } from './client-api.controller.js';
+import { EnvironmentBytes } from './environment-bytes.js';
+import { EnvironmentViews } from './environment-views.js';
+import { HealthController } from './health.controller.js';
+import { NoticeHub } from './notice-hub.js';
+import { SdkAccess } from './sdk-access.js';
+import { SdkTokens } from './sdk-tokens.js';
+import { StreamController } from './stream.controller.js';
+
+/** State and notices → SDKs. */
+@Module({
+  imports: [ConfigModule, EventLogModule, StateStoreModule, ObservabilityModule],
+  controllers: [ClientApiController, StreamController, HealthController],
+  providers: [
+    {
+      provide: EnvironmentViews,
+      inject: [EventLog, StateStore],
+      useFactory: (log: EventLog, store: StateStore) => new EnvironmentViews(log, store),
+    },
+    {
+      provide: NoticeHub,
+      inject: [EventLog, EnvironmentViews],
+      useFactory: (log: EventLog, views: EnvironmentViews) => new NoticeHub(log, views),
+    },
+    {
+      provide: SdkAccess,
+      inject: [EnvironmentViews, RelayConfig],
+      useFactory: (views: EnvironmentViews, { authSecret, unknownKeyStatus }: RelayConfig) =>
+        new SdkAccess(views, new SdkTokens(authSecret), unknownKeyStatus),
+    },
+    { provide: EnvironmentBytes, useFactory: () => new EnvironmentBytes() },
+  ],
+})
+export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
+  constructor(
+    @Inject(EnvironmentViews) private readonly views: EnvironmentViews,
+    @Inject(NoticeHub) private readonly hub: NoticeHub,
+  ) {}
+
+  async onApplicationBootstrap(): Promise<void> {
+    await this.hub.start();
+    this.views.start();
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    await Promise.all([this.views.stop(), this.hub.stop()]);
+  }
+}

@@ -1,0 +1,300 @@
+import { Logger } from '@nestjs/common';
+
+import type { EnvironmentFact } from '#libs/domain';
+import type { EventLog } from '#libs/event-log';
+import type { UpstreamStatus } from '#libs/observability';
+import {
+  type ConfigPage,
+  type SaasClient,
+  type StreamEvent,
+  type StreamMessage,
+  UnusableAnswer,
+} from '#libs/saas-client';
+
+import { backoffMs, pause } from './backoff.js';
+import { EnvironmentSync } from './environment-sync.js';
+import { Ledger } from './ledger.js';
+import { UpstreamReader } from './upstream-reader.js';
+
+/** A connection that lasted so long was a good one: what ends it is a new failure, not one more. */
+const STABLE_MS = 30_000;
+const MOST_UNKNOWN_KINDS = 100;
+
+export interface IngestorOptions {
+  readonly reconcileIntervalMs: number;
+  readonly keepServingOnKeyDeletion: boolean;
+}
+
+/**
+ * Turns what the upstream says into facts.
+ *
+ * The stream is opened first and the account is read after that, so that no change falls between the two. A start, a
+ * reconnect, an interval, a message that cannot be read: all lead to the same comparison of the whole account, repeated
+ * until it succeeds. Messages of the stream are dealt with by environment, in order, each environment on its own.
+ */
+export class Ingestor {
+  private readonly logger = new Logger(Ingestor.name);
+  private readonly stopping = new AbortController();
+  private readonly ledger: Ledger;
+  private readonly upstream: UpstreamReader;
+  private readonly environments = new Map<string, EnvironmentSync>();
+  private readonly unknownKinds = new Set<string>();
+  /** The identifier of a proxy key whose deletion the log does not know of yet. */
+  private deletedKey: string | undefined;
+  private comparisonWanted = Promise.withResolvers<void>();
+  private work: Promise<unknown> | undefined;
+
+  constructor(
+    log: EventLog,
+    saas: SaasClient,
+    private readonly status: UpstreamStatus,
+    private readonly options: IngestorOptions,
+  ) {
+    this.ledger = new Ledger(log, Date.now);
+    this.upstream = new UpstreamReader(saas);
+  }
+
+  /** Returns once it is known what the log holds; the rest goes on until `stop`. */
+  async start(): Promise<void> {
+    await this.ledger.load();
+    this.work = Promise.all([this.keepListening(), this.keepComparing()]);
+  }
+
+  async stop(): Promise<void> {
+    this.stopping.abort();
+    this.comparisonWanted.resolve();
+    await this.work;
+  }
+
+  /** Keeps the account stream open. */
+  private async keepListening(): Promise<void> {
+    const { signal } = this.stopping;
+    for (let failures = 0; !signal.aborted;) {
+      const connection = new AbortController();
+      let openedAt: number | undefined;
+      try {
+        const events = await this.upstream.stream(AbortSignal.any([signal, connection.signal]));
+        openedAt = Date.now();
+        this.logger.log('The upstream stream is open');
+        this.status.stream('CONNECTED');
+        this.wantComparison();
+        for await (const event of events) {
+          if (this.dealWith(event) === 'reconnect') connection.abort();
+        }
+      } catch (error) {
+        if (signal.aborted) break;
+        this.status.stream('DISCONNECTED');
+        const lasted = openedAt !== undefined && Date.now() - openedAt >= STABLE_MS;
+        failures = lasted ? 1 : failures + 1;
+        const waitMs = backoffMs(failures, Math.random(), this.upstream.askedMs(error));
+        this.logger.warn(
+          `${String(error)}; connecting again in ${Math.ceil(waitMs / 1000)} s, serving what is known`,
+        );
+        // Without a stream, reading is the only way to learn of changes.
+        this.wantComparison();
+        await pause(waitMs, signal);
+      }
+    }
+  }
+
+  /** Compares the account whenever that is wanted, and at least once in an interval. */
+  private async keepComparing(): Promise<void> {
+    const { signal } = this.stopping;
+    for (let failures = 0; !signal.aborted;) {
+      const interval = setTimeout(() => this.wantComparison(), this.options.reconcileIntervalMs);
+      await this.comparisonWanted.promise;
+      clearTimeout(interval);
+      if (signal.aborted) break;
+      this.comparisonWanted = Promise.withResolvers();
+      try {
+        await this.compareAccount();
+        failures = 0;
+      } catch (error) {
+        if (signal.aborted) break;
+        failures++;
+        const waitMs = backoffMs(failures, Math.random(), this.upstream.askedMs(error));
+        this.logger.warn(
+          `The account could not be compared: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
+        );
+        await pause(waitMs, signal);
+        this.wantComparison();
+      }
+    }
+  }
+
+  private wantComparison(): void {
+    this.comparisonWanted.resolve();
+  }
+
+  private async compareAccount(): Promise<void> {
+    await this.finishKeyDeletion();
+    const listed = await this.readAccount();
+    const missing = this.ledger.environments().filter((id) => !listed.has(id));
+    if (missing.length > 0) {
+      const listedAgain = await this.readAccount();
+      for (const environment of missing.filter((id) => !listedAgain.has(id))) {
+        this.logger.warn(
+          `Environment ${environment} is gone: two complete reads of the upstream do not list it`,
+        );
+        this.sync(environment).told({ type: 'EnvironmentRemoved', environment });
+      }
+    }
+    if (!this.ledger.snapshotCompleted) {
+      const account = (await this.upstream.account(this.stopping.signal)) ?? '';
+      await this.ledger.append([{ type: 'SnapshotCompleted', account, environments: listed.size }]);
+      this.logger.log(`The log holds the whole account: ${listed.size} environments`);
+    }
+    this.status.agreed();
+  }
+
+  /** Removes what a deleted proxy key gave access to, also if a former process was kept from finishing it. */
+  private async finishKeyDeletion(): Promise<void> {
+    if (this.deletedKey !== undefined) {
+      await this.ledger.append([{ type: 'ProxyKeyDeleted', identifier: this.deletedKey }]);
+      this.deletedKey = undefined;
+    }
+    const leftBehind = this.ledger.leftBehind();
+    if (leftBehind.length === 0) return;
+    await this.ledger.append(leftBehind.map((environment) => ({ type: 'EnvironmentRemoved', environment })));
+    this.upstream.forgetSession();
+    throw new Error(`the proxy key was deleted upstream, and ${leftBehind.length} environments with it`);
+  }
+
+  /**
+   * Reads all pages and takes over each environment on them.
+   *
+   * @returns the environments that a complete and consistent answer lists. Throws UnusableAnswer for another.
+   */
+  private async readAccount(): Promise<Set<string>> {
+    const { signal } = this.stopping;
+    const account = await this.upstream.account(signal);
+    const listed = new Set<string>();
+    let first: ConfigPage | undefined;
+    for await (const page of this.upstream.pages(signal)) {
+      first ??= page;
+      if (page.itemCount !== first.itemCount || page.pageCount !== first.pageCount) {
+        throw new UnusableAnswer('the configuration changed while it was read');
+      }
+      for (const { id } of page.environments) {
+        if (listed.has(id)) throw new UnusableAnswer(`environment ${id} is on two pages`);
+        listed.add(id);
+      }
+      await Promise.all(page.environments.map((config) => this.sync(config.id).take(config, account)));
+    }
+    if (listed.size === 0 || listed.size !== first?.itemCount) {
+      throw new UnusableAnswer(
+        `the configuration lists ${listed.size} of ${first?.itemCount ?? 0} environments`,
+      );
+    }
+    return listed;
+  }
+
+  /** @returns `reconnect` if the stream must be opened anew to hear of everything */
+  private dealWith(event: StreamEvent): 'reconnect' | undefined {
+    if ('unreadable' in event) {
+      this.logger.warn(
+        `A message of the upstream cannot be read, so everything is compared: ${event.unreadable}`,
+      );
+      this.wantComparison();
+      return undefined;
+    }
+    switch (`${event.domain} ${event.event}`) {
+      case 'flag create':
+      case 'flag patch':
+        this.entityChanged('flags', event);
+        return undefined;
+      case 'target-segment create':
+      case 'target-segment patch':
+        this.entityChanged('segments', event);
+        return undefined;
+      case 'flag delete':
+        this.told([event.environment], (environment) => ({
+          type: 'FlagRemoved',
+          environment,
+          identifier: event.identifier,
+          version: event.version,
+        }));
+        return undefined;
+      case 'target-segment delete':
+        this.told([event.environment], (environment) => ({
+          type: 'SegmentRemoved',
+          environment,
+          identifier: event.identifier,
+          version: event.version,
+        }));
+        return undefined;
+      case 'proxy apiKeyAdded':
+        this.told(event.environments, (environment) => ({
+          type: 'ApiKeyAdded',
+          environment,
+          apiKey: event.apiKey,
+        }));
+        return undefined;
+      case 'proxy apiKeyRemoved':
+        this.told(event.environments, (environment) => ({
+          type: 'ApiKeyRemoved',
+          environment,
+          apiKey: event.apiKey,
+        }));
+        return undefined;
+      case 'proxy environmentsRemoved':
+        this.told(event.environments, (environment) => ({ type: 'EnvironmentRemoved', environment }));
+        return undefined;
+      case 'proxy environmentsAdded':
+        // The token lists the environments it is good for, so a new one is needed, and a stream opened with it.
+        return 'reconnect';
+      case 'proxy proxyKeyDeleted':
+        this.proxyKeyDeleted(event.identifier);
+        return undefined;
+      default:
+        this.unknown(event);
+        return undefined;
+    }
+  }
+
+  private entityChanged(
+    kind: 'flags' | 'segments',
+    { environment, identifier, version }: StreamMessage,
+  ): void {
+    if (this.ledger.environment(environment).exists)
+      this.sync(environment).changed(kind, identifier, version);
+    else this.wantComparison();
+  }
+
+  /** What the message says outright, for the environments that it names and that are known; else compare. */
+  private told(environments: readonly string[], factFor: (environment: string) => EnvironmentFact): void {
+    const known = environments.filter((id) => this.ledger.environment(id).exists);
+    for (const id of known) this.sync(id).told(factFor(id));
+    if (known.length < environments.length || known.length === 0) this.wantComparison();
+  }
+
+  private proxyKeyDeleted(identifier: string): void {
+    if (this.options.keepServingOnKeyDeletion) {
+      this.logger.error(
+        'The proxy key was deleted upstream; serving what is known (KEEP_SERVING_ON_KEY_DELETION)',
+      );
+      return;
+    }
+    this.logger.error('The proxy key was deleted upstream; everything that it gave access to is removed');
+    this.deletedKey = identifier;
+    this.wantComparison();
+  }
+
+  private unknown({ domain, event }: StreamMessage): void {
+    const kind = `${domain} ${event}`.slice(0, 100);
+    if (this.unknownKinds.has(kind) || this.unknownKinds.size >= MOST_UNKNOWN_KINDS) return;
+    this.unknownKinds.add(kind);
+    this.logger.warn(
+      `The upstream sends messages that this relay does not know, and ignores: ${JSON.stringify(kind)}`,
+    );
+  }
+
+  private sync(environment: string): EnvironmentSync {
+    let sync = this.environments.get(environment);
+    if (!sync) {
+      sync = new EnvironmentSync(environment, this.ledger, this.upstream, this.stopping.signal);
+      this.environments.set(environment, sync);
+    }
+    return sync;
+  }
+}
