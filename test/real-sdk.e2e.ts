@@ -1,0 +1,135 @@
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Client, Event } from '@harnessio/ff-nodejs-server-sdk';
+
+import { Admin, eventually } from './support/clients.js';
+import { DEMO, type Service, Workspace } from './support/processes.js';
+
+/** By default the SDK clients of a process share one cache and one file; these have their own. */
+function ownMemory() {
+  const values = new Map<string, unknown>();
+  function* keys() {
+    for (const key of values.keys()) yield key;
+  }
+  return {
+    cache: {
+      get: (key: string) => values.get(key),
+      set: (key: string, value: unknown) => void values.set(key, value),
+      // What changes is read from the store again.
+      delete: () => undefined,
+      keys,
+    },
+    store: {
+      get: async <T>(key: string) => values.get(key) as T,
+      set: async (key: string, value: unknown) => values.set(key, value) && (true as const),
+      del: async (key: string) => values.delete(key),
+      keys: async () => keys(),
+    },
+  };
+}
+
+const target = { identifier: 'anna@example.com', name: 'Anna', attributes: {} };
+
+describe('The Harness Node SDK, through the relay', () => {
+  let workspace: Workspace;
+  let controlPlane: Service;
+  let relay: Service;
+  let clients: Client[];
+
+  beforeEach(async () => {
+    workspace = new Workspace();
+    clients = [];
+    controlPlane = await workspace.controlPlane(await workspace.folder());
+    relay = await workspace.relay(await workspace.folder(), controlPlane.url);
+  });
+  afterEach(async () => {
+    await workspace.dispose();
+    for (const client of clients) client.close();
+  });
+
+  const silent = { trace() {}, debug() {}, info() {}, warn() {}, error() {} };
+  /** A client; `started` ones are closed after the test, others have nothing to close. */
+  const sdk = (enableStream: boolean, key: string = DEMO.dev.serverKey, at: Service = relay) => {
+    const client = new Client(key, {
+      baseUrl: at.url,
+      eventsUrl: at.url,
+      enableStream,
+      enableAnalytics: false,
+      logger: silent,
+      ...ownMemory(),
+    });
+    return client;
+  };
+
+  const started = async (client: Client) => {
+    await client.waitForInitialization();
+    clients.push(client);
+    return client;
+  };
+
+  it.each([
+    ['stream', true],
+    ['poll', false],
+  ])('starts in %s mode and reads the right values of all four kinds', async (_, enableStream) => {
+    const client = await started(sdk(enableStream));
+    expect(await client.boolVariation('dark-mode', target, false)).toBe(true);
+    expect(await client.stringVariation('banner-text', target, 'none')).toBe(
+      'Autumn sale: 20 % off until Sunday',
+    );
+    expect(await client.numberVariation('page-size', target, -1)).toBe(25);
+    expect(await client.jsonVariation('theme', target, {})).toEqual({
+      accent: '#a78bfa',
+      radius: 12,
+      background: '#0b1020',
+    });
+  });
+
+  it('hears of a toggle over the stream, and reads the new value', async () => {
+    const client = await started(sdk(true));
+    const admin = new Admin(controlPlane.url);
+    for (const state of ['off', 'on', 'off'] as const) {
+      await admin.setState('dark-mode', state);
+      await eventually(
+        () => client.boolVariation('dark-mode', target, state === 'off'),
+        (value) => value === (state === 'on'),
+      );
+    }
+  });
+
+  it('drops a flag that was deleted, and takes it again when it is made anew', async () => {
+    const client = await started(sdk(true));
+    const admin = new Admin(controlPlane.url);
+    await admin.createFlag('new-flag');
+    await eventually(
+      () => client.boolVariation('new-flag', target, true),
+      (value) => !value,
+    );
+    await admin.deleteFlag('new-flag');
+    await eventually(
+      () => client.boolVariation('new-flag', target, true),
+      (value) => value,
+    );
+    await admin.createFlag('new-flag');
+    await eventually(
+      () => client.boolVariation('new-flag', target, true),
+      (value) => !value,
+    );
+  });
+
+  it('with a wrong key is refused: it goes on trying on 401, and fails at once on 403', async () => {
+    const wrong = '20000000-0000-4000-8000-00000000ffff';
+    const answer = await fetch(`${relay.url}/client/auth`, {
+      method: 'POST',
+      body: JSON.stringify({ apiKey: wrong }),
+    });
+    expect(answer.status).toBe(401);
+
+    const failFast = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
+      UNKNOWN_KEY_STATUS: '403',
+    });
+    const client = sdk(true, wrong, failFast);
+    const failed = new Promise((done) => client.on(Event.FAILED, done));
+    await expect(client.waitForInitialization()).rejects.toBeDefined();
+    await failed;
+    expect(await client.boolVariation('dark-mode', target, true)).toBe(true);
+  });
+});

@@ -1,0 +1,161 @@
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { createParser } from 'eventsource-parser';
+
+import { DEMO } from './processes.js';
+
+/** The upstream's admin API, as a person with a page or a script uses it. */
+export class Admin {
+  constructor(private readonly controlPlane: string) {}
+
+  async setState(flag: string, state: 'on' | 'off', environment = 'dev'): Promise<void> {
+    const instructions = [{ kind: 'setFeatureFlagState', parameters: { state } }];
+    await this.send('PATCH', `/features/${flag}`, { instructions }, environment);
+  }
+
+  async createFlag(identifier: string): Promise<void> {
+    await this.send('POST', '/features', {
+      identifier,
+      name: identifier,
+      project: 'demo',
+      kind: 'boolean',
+      permanent: false,
+      variations: [
+        { identifier: 'true', value: 'true' },
+        { identifier: 'false', value: 'false' },
+      ],
+      defaultOnVariation: 'true',
+      defaultOffVariation: 'false',
+    });
+  }
+
+  async deleteFlag(identifier: string): Promise<void> {
+    await this.send('DELETE', `/features/${identifier}`);
+  }
+
+  private async send(method: string, path: string, body?: object, environment?: string): Promise<void> {
+    const query = new URLSearchParams({
+      accountIdentifier: 'demo',
+      orgIdentifier: 'demo',
+      projectIdentifier: 'demo',
+      ...(environment && { environmentIdentifier: environment }),
+    });
+    const response = await fetch(`${this.controlPlane}/cf/admin${path}?${query.toString()}`, {
+      method,
+      headers: { 'x-api-key': 'test', ...(body && { 'content-type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body) }),
+    });
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+    await response.arrayBuffer();
+  }
+}
+
+export interface SdkEvent {
+  readonly event: string;
+  readonly domain: string;
+  readonly identifier: string;
+  readonly version: number;
+}
+
+/** What an SDK does on the wire, call by call. */
+export class SdkSession {
+  private constructor(
+    private readonly relay: string,
+    private readonly key: string,
+    private readonly environment: string,
+    readonly token: string,
+  ) {}
+
+  static async signIn(
+    relay: string,
+    { id, serverKey }: { id: string; serverKey: string } = DEMO.dev,
+  ): Promise<SdkSession> {
+    const response = await fetch(`${relay}/client/auth`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ apiKey: serverKey }),
+    });
+    const { authToken } = (await response.json()) as { authToken: string };
+    return new SdkSession(relay, serverKey, id, authToken);
+  }
+
+  get(path: string): Promise<Response> {
+    return fetch(`${this.relay}/client/env/${this.environment}/${path}`, {
+      headers: { authorization: `Bearer ${this.token}` },
+    });
+  }
+
+  async flags(): Promise<string> {
+    return (await this.get('feature-configs')).text();
+  }
+
+  async flagVersion(identifier: string): Promise<number | undefined> {
+    const response = await this.get(`feature-configs/${identifier}`);
+    if (response.status === 404) return undefined;
+    return ((await response.json()) as { version: number }).version;
+  }
+
+  /** The events of a stream that is open when this resolves; they end with the stream. */
+  async stream(signal: AbortSignal): Promise<AsyncIterable<SdkEvent>> {
+    const response = await fetch(`${this.relay}/stream?cluster=1`, {
+      headers: { authorization: `Bearer ${this.token}`, 'api-key': this.key, accept: 'text/event-stream' },
+      signal,
+    });
+    if (!response.body || response.status !== 200) throw new Error(`/stream answered ${response.status}`);
+    const chunks = response.body.pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
+    const opening = await chunks.next();
+    return events(opening.value ?? '', chunks, signal);
+  }
+}
+
+async function* events(
+  opening: string,
+  chunks: AsyncIterator<string>,
+  signal: AbortSignal,
+): AsyncIterable<SdkEvent> {
+  let ready: SdkEvent[] = [];
+  const parser = createParser({ onEvent: ({ data }) => ready.push(JSON.parse(data) as SdkEvent) });
+  parser.feed(opening);
+  try {
+    for (;;) {
+      yield* ready;
+      ready = [];
+      const { done, value } = await chunks.next();
+      if (done) return;
+      parser.feed(value);
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
+
+/** Waits until a condition holds. Throws with what was last seen after 20 s. */
+export async function eventually<T>(look: () => Promise<T> | T, holds: (seen: T) => boolean): Promise<T> {
+  const deadline = Date.now() + 20_000;
+  for (;;) {
+    const seen = await look();
+    if (holds(seen)) return seen;
+    if (Date.now() > deadline) throw new Error(`it did not come about; last seen: ${JSON.stringify(seen)}`);
+    await delay(20);
+  }
+}
+
+/** The upstream's own list of an environment's flags, as bytes. */
+export async function upstreamFlags(
+  controlPlane: string,
+  environment: string = DEMO.dev.id,
+): Promise<string> {
+  const auth = await fetch(`${controlPlane}/api/1.0/proxy/auth`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ proxyKey: DEMO.proxyKey }),
+  });
+  const { authToken } = (await auth.json()) as { authToken: string };
+  const response = await fetch(
+    `${controlPlane}/api/1.0/client/env/${environment}/feature-configs?cluster=1`,
+    {
+      headers: { authorization: `Bearer ${authToken}` },
+    },
+  );
+  return response.text();
+}

@@ -1,0 +1,158 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+export const root = join(import.meta.dirname, '..', '..');
+
+/** The demo data of the control plane. */
+export const DEMO = {
+  proxyKey: '30000000-0000-4000-8000-000000000001',
+  dev: { id: '10000000-0000-4000-8000-000000000001', serverKey: '20000000-0000-4000-8000-000000000001' },
+  prod: { id: '10000000-0000-4000-8000-000000000002', serverKey: '20000000-0000-4000-8000-000000000003' },
+} as const;
+
+const READY_WITHIN_MS = 20_000;
+
+/** A process of ours that a test started, with what it printed. */
+export class Process {
+  output = '';
+  readonly exited: Promise<number | NodeJS.Signals | null>;
+
+  constructor(private readonly child: ChildProcess) {
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.output += text;
+      });
+    }
+    this.exited = once(child, 'close').then(
+      ([code, signal]) => (code as number | null) ?? (signal as NodeJS.Signals),
+    );
+  }
+
+  get pid(): number {
+    return this.child.pid ?? 0;
+  }
+
+  /** Resolves with the first match in what it prints. Rejects when it ends before, or after 20 s. */
+  async printed(pattern: RegExp): Promise<RegExpExecArray> {
+    const deadline = Date.now() + READY_WITHIN_MS;
+    for (;;) {
+      const match = pattern.exec(this.output);
+      if (match) return match;
+      if (Date.now() > deadline) throw new Error(`${String(pattern)} was not printed, but:\n${this.output}`);
+      const ended = this.exited.then(() => 'ended' as const);
+      const more = Promise.race([
+        once(this.child.stdout as never, 'data'),
+        once(this.child.stderr as never, 'data'),
+      ]);
+      const late = AbortSignal.timeout(deadline - Date.now());
+      const next = await Promise.race([more, ended, once(late, 'abort')]);
+      if (next === 'ended' && !pattern.test(this.output))
+        throw new Error(`it ended, and printed:\n${this.output}`);
+    }
+  }
+
+  async kill(signal: NodeJS.Signals): Promise<number | NodeJS.Signals | null> {
+    this.child.kill(signal);
+    return this.exited;
+  }
+}
+
+/** A service on a port; the port stays the same when it is started again. */
+export interface Service {
+  readonly process: Process;
+  readonly url: string;
+  readonly port: number;
+}
+
+export function run(command: string, args: readonly string[], environment: NodeJS.ProcessEnv = {}): Process {
+  const { PROXY_KEY: _, ...inherited } = process.env;
+  return new Process(
+    spawn(command, args, {
+      cwd: root,
+      env: { ...inherited, ...environment },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    }),
+  );
+}
+
+export function runApp(name: string, environment: NodeJS.ProcessEnv): Process {
+  return run(
+    process.execPath,
+    ['--enable-source-maps', join(root, 'dist', 'apps', name, 'src', 'main.js')],
+    environment,
+  );
+}
+
+export async function startControlPlane(dataDir: string, port = 0): Promise<Service> {
+  const started = runApp('control-plane', { DATA_DIR: dataDir, CONTROL_PLANE_PORT: String(port) });
+  const [, url = ''] = await started.printed(/Control plane listens on (http:\/\/\S+)/);
+  return { process: started, url, port: Number(new URL(url).port) };
+}
+
+export async function startRelay(
+  dataDir: string,
+  upstream: string,
+  port = 0,
+  environment: NodeJS.ProcessEnv = {},
+): Promise<Service> {
+  const started = runApp('relay', {
+    DATA_DIR: dataDir,
+    PORT: String(port),
+    HOST: '127.0.0.1',
+    PROXY_KEY: DEMO.proxyKey,
+    AUTH_SECRET: 'a secret that is long enough for a test',
+    CLIENT_SERVICE: `${upstream}/api/1.0`,
+    ...environment,
+  });
+  const [, url = ''] = await started.printed(/Serving SDKs on (http:\/\/\S+)/);
+  return { process: started, url, port: Number(new URL(url).port) };
+}
+
+/** Folders and processes of one test, gone when it ends. */
+export class Workspace {
+  private readonly services: Service[] = [];
+  private readonly folders: string[] = [];
+
+  async folder(): Promise<string> {
+    const folder = await mkdtemp(join(tmpdir(), 'ff-relay-test-'));
+    this.folders.push(folder);
+    return folder;
+  }
+
+  async controlPlane(dataDir: string, port?: number): Promise<Service> {
+    return this.keep(await startControlPlane(dataDir, port));
+  }
+
+  async relay(
+    dataDir: string,
+    upstream: string,
+    port?: number,
+    environment?: NodeJS.ProcessEnv,
+  ): Promise<Service> {
+    return this.keep(await startRelay(dataDir, upstream, port, environment));
+  }
+
+  async dispose(): Promise<void> {
+    await Promise.all(this.services.map((service) => service.process.kill('SIGKILL')));
+    await Promise.all(this.folders.map((folder) => rm(folder, { recursive: true, force: true })));
+  }
+
+  private keep(service: Service): Service {
+    this.services.push(service);
+    return service;
+  }
+}
+
+/** A port that nobody listened on a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
