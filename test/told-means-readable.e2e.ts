@@ -23,7 +23,8 @@ it('Whoever is told of a version reads it at once, and never an older one: 1,000
   const stream = await session.stream(stop.signal);
 
   const changes = (async () => {
-    for (let i = 0; !stop.signal.aborted; i++) await admin.setState(names[i % names.length] ?? '', i % 2 ? 'on' : 'off');
+    for (let i = 0; !stop.signal.aborted; i++)
+      await admin.setState(names[i % names.length] ?? '', i % 2 ? 'on' : 'off');
   })();
   const read = new Map<string, number>();
   let events = 0;
