@@ -24,6 +24,9 @@ let exitCode = 0;
 
 prepare();
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stop(0));
+// Also when npm dies without a word.
+const parent = process.ppid;
+setInterval(() => process.ppid !== parent && stop(0), 1000).unref();
 if (process.env.PROXY_KEY || process.env.OFFLINE) {
   await startService('relay', {});
 } else {
@@ -55,9 +58,11 @@ function startService(name, settings) {
     shell: process.platform === 'win32',
   });
   children.set(child, name);
-  child.once('exit', (code) => {
+  child.once('exit', (code, signal) => {
     children.delete(child);
-    if (!stopping && code !== 0) console.error(`The ${name} ended with exit code ${code}; stopping.`);
+    // With 1 it has said itself why it could not start.
+    if (!stopping && code !== 0 && code !== 1)
+      console.error(`The ${name} died (${code ?? signal}); stopping.`);
     stop(code === 0 ? 0 : 1);
   });
   return new Promise((ready) => child.once('message', ready));

@@ -1,11 +1,10 @@
 import { randomUUID } from 'node:crypto';
 
-import { Logger, type Type } from '@nestjs/common';
+import { Logger, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 
 import { RelayConfig } from '#libs/config';
-import { ServiceLogger } from '#libs/observability';
 import { expectFreePort, listenFailure } from '#libs/service';
 
 import { EnvironmentViews } from './environment-views.js';
@@ -38,13 +37,12 @@ const PATIENCE_MS = 3000;
  * Runs a module that holds the gateway as a server for SDKs. The port opens only once there is state to serve, so that
  * no SDK learns a wrong answer; resolves then. Throws StartupError when it cannot listen.
  */
-export async function serveGateway(root: Type): Promise<NestFastifyApplication> {
+export async function serveGateway(root: Type, logs: LoggerService): Promise<NestFastifyApplication> {
   const app = await NestFactory.create<NestFastifyApplication>(root, adapter(), {
-    bufferLogs: true,
+    logger: logs,
     abortOnError: false,
   });
-  const { host, port, logLevel, logFormat } = app.get(RelayConfig);
-  app.useLogger(new ServiceLogger('ff-relay', logLevel, logFormat));
+  const { host, port } = app.get(RelayConfig);
   app.useGlobalFilters(new SdkErrorFilter());
   app.enableCors({
     origin: '*',

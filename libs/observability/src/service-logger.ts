@@ -9,13 +9,14 @@ const LEVELS = {
   ERROR: ['error', 'fatal'],
 } as const;
 
-/** What Nest says about its own wiring at every start. */
-const WIRING = new Set([
+/** What Nest says about its own wiring at every start, and of an error that is thrown to the caller as well. */
+const WIRING = new Set<unknown>([
   'NestFactory',
   'InstanceLoader',
   'RoutesResolver',
   'RouterExplorer',
   'NestApplication',
+  'ExceptionHandler',
 ]);
 
 /** Nest's console logger, on a level, as text or as JSON lines, without the lines on Nest's own wiring. */
@@ -34,8 +35,10 @@ export class ServiceLogger extends ConsoleLogger {
   }
 
   override log(message: unknown, ...context: unknown[]): void {
-    const from = context.at(-1);
-    if (typeof from === 'string' && WIRING.has(from)) return;
-    super.log(message, ...context);
+    if (!WIRING.has(context.at(-1))) super.log(message, ...context);
+  }
+
+  override error(message: unknown, ...context: unknown[]): void {
+    if (!WIRING.has(context.at(-1))) super.error(message, ...context);
   }
 }
