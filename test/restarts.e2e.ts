@@ -117,9 +117,11 @@ describe('The relay', () => {
       for await (const { identifier, version } of await session.stream(stop.signal))
         seen.set(identifier, version);
     })().catch(() => undefined);
-    const changing = (async () => {
-      for (const name of names) await admin.setState(name, 'on');
-    })();
+    const left = [...names];
+    const change = async () => {
+      for (let name = left.shift(); name; name = left.shift()) await admin.setState(name, 'on');
+    };
+    const changing = Promise.all(Array.from({ length: 8 }, change));
     await eventually(
       () => seen.size,
       (told) => told >= 50,

@@ -65,6 +65,18 @@ describe('npm start', () => {
     await npmStart().printed(/Ctrl-C ends both/);
   });
 
+  it('serves the Node example of the README, which prints each change', async () => {
+    const demo = npmStart();
+    await demo.printed(/Ctrl-C ends both/);
+    const example = run('node', ['docs/examples/node-sdk.mjs'], {
+      RELAY_URL: `http://127.0.0.1:${ports.PORT}`,
+    });
+    started.push(example);
+    await example.printed(/dark-mode is true/);
+    await new Admin(`http://127.0.0.1:${ports.CONTROL_PLANE_PORT}`).setState('dark-mode', 'off');
+    await example.printed(/dark-mode is false/);
+  });
+
   it('keeps SDKs signed in over a restart', async () => {
     const relay = `http://127.0.0.1:${ports.PORT}`;
     const read = async (token: string) =>

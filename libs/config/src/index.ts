@@ -1,5 +1,5 @@
 export { ConfigModule } from './config.module.js';
-export { RelayConfig } from './relay-config.js';
+export { RELAY_SETTINGS, RelayConfig } from './relay-config.js';
 export {
   baseUrl,
   logFormat,
@@ -8,6 +8,7 @@ export {
   readSettings,
   type SettingNote,
   SettingsError,
+  settingsTable,
   wholeNumber,
   yesOrNo,
 } from './settings.js';

@@ -2,6 +2,7 @@ import { z } from 'zod';
 
 import {
   baseUrl,
+  headerText,
   logFormat,
   logLevel,
   port,
@@ -20,8 +21,8 @@ const seconds = (standard: number, least: number, description: string) =>
     } satisfies SettingNote);
 
 /** The relay's settings (protocol §6; ours added), by environment variable. Defaults are safe. */
-const SETTINGS = {
-  PROXY_KEY: z.string().meta({
+export const RELAY_SETTINGS = {
+  PROXY_KEY: headerText().meta({
     description: 'the account-level secret of this relay',
     expected: 'the proxy key that the upstream gave you',
     secret: true,
@@ -105,7 +106,7 @@ export class RelayConfig {
 
   /** Throws SettingsError with every fault. */
   constructor(environment: NodeJS.ProcessEnv) {
-    const settings = readSettings(SETTINGS, environment);
+    const settings = readSettings(RELAY_SETTINGS, environment);
     this.proxyKey = settings.PROXY_KEY;
     this.authSecret = settings.AUTH_SECRET;
     this.clientService = settings.CLIENT_SERVICE;

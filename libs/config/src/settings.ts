@@ -54,7 +54,15 @@ export const wholeNumber = (least: number, most: number) =>
 export const yesOrNo = () =>
   z.stringbool({ truthy: ['true', 't', '1'], falsy: ['false', 'f', '0'], case: 'insensitive' });
 
-export const baseUrl = () => z.url({ protocol: /^https?$/ }).transform((url) => url.replace(/\/+$/, ''));
+/** Paths are appended to it, and what stands in it is shown: no query, no user and no password. */
+export const baseUrl = () =>
+  z
+    .url({ protocol: /^https?$/ })
+    .refine((url) => !/[?#@]/.test(url))
+    .transform((url) => url.replace(/\/+$/, ''));
+
+/** A secret that goes into a header. */
+export const headerText = () => z.string().regex(/^[\x21-\x7e]+$/);
 
 export const port = (standard: number, description: string) =>
   wholeNumber(0, 65_535)
@@ -80,3 +88,21 @@ export const logFormat = () =>
     .enum(['text', 'json'])
     .default('text')
     .meta({ description: 'how log lines are written', expected: 'text or json' } satisfies SettingNote);
+
+/** The settings as rows of a Markdown table: name, default, what to write, what it does. */
+export function settingsTable(shape: Record<string, z.ZodType>): string {
+  const rows = Object.entries(shape).map(([name, schema]) => {
+    const { description, expected } = schema.meta() as unknown as SettingNote;
+    const unset = schema.safeParse(undefined);
+    const standard =
+      unset.success && unset.data !== undefined
+        ? `\`${String(unset.data)}\``
+        : unset.success
+          ? 'not set'
+          : 'required';
+    return `| \`${name}\` | ${standard} | ${expected} | ${description} |`;
+  });
+  return ['| setting | default | write | what it does |', '| --- | --- | --- | --- |', ...rows, ''].join(
+    '\n',
+  );
+}

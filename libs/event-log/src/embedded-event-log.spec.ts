@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 
@@ -47,6 +48,26 @@ describe('The folder of an embedded log', () => {
   it('with a log that is no database is refused with the reason', async () => {
     await writeFile(join(folder, 'log.sqlite'), 'this is not what SQLite writes'.repeat(100));
     await expect(EmbeddedEventLog.open(folder)).rejects.toThrow(/cannot be used: file is not a database/);
+  });
+
+  it('loses notices that are older than a week, and no facts', async () => {
+    await (await EmbeddedEventLog.open(folder)).close();
+    const file = new DatabaseSync(join(folder, 'log.sqlite'));
+    const eightDaysAgo = Date.now() - 8 * 24 * 3600 * 1000;
+    for (const stream of ['FF_FACTS', 'FF_CHANGES']) {
+      file
+        .prepare(`INSERT INTO ${stream} (subject, id, time, body) VALUES ('s', 'old', ?, 'old')`)
+        .run(eightDaysAgo);
+    }
+    file.close();
+
+    const log = await EmbeddedEventLog.open(folder);
+    await log.append('FF_CHANGES', { subject: 's', id: 'new', body: 'new' });
+    const bodies = async (stream: 'FF_FACTS' | 'FF_CHANGES') =>
+      (await Array.fromAsync(log.history(stream, 's'))).flat().map(({ body }) => body);
+    expect(await bodies('FF_CHANGES')).toEqual(['new']);
+    expect(await bodies('FF_FACTS')).toEqual(['old']);
+    await log.close();
   });
 
   it('made anew begins a new epoch', async () => {

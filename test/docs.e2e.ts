@@ -1,0 +1,41 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { describe, expect, it } from '@jest/globals';
+
+import { RELAY_SETTINGS, settingsTable } from '#libs/config';
+
+import { root } from './support/processes.js';
+
+const read = (name: string) => readFile(join(root, name), 'utf8');
+
+describe('The documents', () => {
+  it('show the Node example as it is run', async () => {
+    expect(await read('README.md')).toContain(`\`\`\`js\n${await read('docs/examples/node-sdk.mjs')}\`\`\``);
+  });
+
+  it('list every setting of the relay (UPDATE_DOCS=1 writes the table anew)', async () => {
+    const file = join(root, 'docs/guides/settings.md');
+    const [before = '', , after = ''] = (await read('docs/guides/settings.md')).split(
+      /<!-- settings(?: end)? -->\n/,
+    );
+    const wanted = `${before}<!-- settings -->\n\n${settingsTable(RELAY_SETTINGS)}\n<!-- settings end -->\n${after}`;
+    if (process.env['UPDATE_DOCS']) await writeFile(file, wanted);
+    expect(await readFile(file, 'utf8')).toBe(wanted);
+  });
+
+  it('point to files that are there', async () => {
+    for (const page of ['README.md', 'docs/architecture.md']) {
+      const links = [...(await read(page)).matchAll(/\]\(([^):]+)\)/g)].map(([, link = '']) => link);
+      const named = [...(await read(page)).matchAll(/`((?:apps|libs|test|docs)\/[\w./-]+\.\w+)`/g)].map(
+        ([, name = '']) => name,
+      );
+      const folder = page.includes('/') ? 'docs' : '.';
+      for (const path of [...links.map((link) => join(folder, link)), ...named]) {
+        await expect(
+          readFile(join(root, path)).catch((error: NodeJS.ErrnoException) => error.code),
+        ).resolves.not.toBe('ENOENT');
+      }
+    }
+  });
+});
