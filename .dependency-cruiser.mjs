@@ -50,13 +50,13 @@ export default {
     {
       name: 'nats-in-one-file',
       severity: 'error',
-      from: { path: '^(apps|libs)/', pathNot: '^libs/event-log/src/jetstream-event-log\\.ts$' },
+      from: { path: '^(apps|libs)/', pathNot: '^libs/event-log/src/jetstream-event-log\\.(int-spec\\.)?ts$' },
       to: { path: 'node_modules/@nats-io/' },
     },
     {
       name: 'redis-in-one-file',
       severity: 'error',
-      from: { path: '^(apps|libs)/', pathNot: '^libs/state-store/src/redis-state-store\\.ts$' },
+      from: { path: '^(apps|libs)/', pathNot: '^libs/state-store/src/redis-state-store\\.(int-spec\\.)?ts$' },
       to: { path: 'node_modules/ioredis/' },
     },
     {

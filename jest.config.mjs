@@ -18,7 +18,11 @@ const project = {
 export default {
   testTimeout: 60_000,
   projects: [
-    { ...project, displayName: 'unit', testMatch: ['<rootDir>/{apps,libs}/**/*.spec.ts'] },
+    {
+      ...project,
+      displayName: 'unit',
+      testMatch: ['<rootDir>/{apps,libs}/**/*.spec.ts', '<rootDir>/libs/**/*.int-spec.ts'],
+    },
     { ...project, displayName: 'scenarios', testMatch: ['<rootDir>/test/**/*.e2e.ts'] },
   ],
 };

@@ -26,7 +26,7 @@ export const node = join(binaries, process.platform === 'win32' ? 'node.cmd' : '
 export function prepare({ tests = false } = {}) {
   installPackages();
   build();
-  if (tests) findChromium();
+  if (tests) findPrograms();
 }
 
 function installPackages() {
@@ -58,19 +58,29 @@ function newestIn(path) {
   return Math.max(mtimeMs, ...readdirSync(path).map((name) => newestIn(join(path, name))));
 }
 
-/** The tests look at the page in a real browser. */
-function findChromium() {
-  const names = ['chromium', 'chromium-browser', 'google-chrome'];
-  if (process.env.CHROMIUM_PATH || names.some(onPath)) return;
+/** What the tests run beside Node: any of the names will do. */
+const PROGRAMS = [
+  { names: ['chromium', 'chromium-browser', 'google-chrome'], setting: 'CHROMIUM_PATH', package: 'chromium' },
+  { names: ['nats-server'], package: 'nats-server' },
+  { names: ['redis-server'], package: 'redis-server' },
+];
+
+/** Installs the programs that are missing, where that is possible; else says which and how. */
+function findPrograms() {
+  const missing = PROGRAMS.filter(
+    ({ names, setting }) => !(setting && process.env[setting]) && !names.some(onPath),
+  );
+  if (missing.length === 0) return;
+  const packages = missing.map((program) => program.package);
   if (onPath('apt-get') && process.getuid?.() === 0) {
-    console.log('Installing chromium (once) …');
+    console.log(`Installing ${packages.join(', ')} (once) …`);
     run('apt-get', ['update', '-qq']);
-    run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'chromium']);
+    run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages]);
     return;
   }
   console.error(
-    'The tests need Chromium, and it is not on the PATH. Install it (Debian: sudo apt-get install chromium), ' +
-      'or set CHROMIUM_PATH to the program.',
+    `The tests need programs that are not on the PATH: ${packages.join(', ')}. ` +
+      `Install them (Debian: sudo apt-get install ${packages.join(' ')}).`,
   );
   process.exit(1);
 }

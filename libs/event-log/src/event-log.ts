@@ -41,6 +41,14 @@ export class UnexpectedSequence extends Error {
   }
 }
 
+/** The log takes no message of that size. No repeat will change that. */
+export class MessageTooLarge extends Error {
+  override readonly name = 'MessageTooLarge';
+  constructor(subject: string, size: number, limit: number) {
+    super(`a message for ${subject} has ${size} bytes, and the log takes ${limit} at most`);
+  }
+}
+
 /** The position is of another log, or of one that is gone: the reader must start over. */
 export class UnknownEpoch extends Error {
   override readonly name = 'UnknownEpoch';
@@ -59,7 +67,7 @@ export class UnknownEpoch extends Error {
  * and when the log is closed.
  */
 export abstract class EventLog {
-  /** @returns where the message stands; of a repeat, where its first stands. Throws UnexpectedSequence. */
+  /** @returns where the message stands; of a repeat, where its first stands. Throws UnexpectedSequence, MessageTooLarge. */
   abstract append(stream: StreamName, message: NewMessage): Promise<Position>;
 
   /** Where the stream ends now; sequence 0 when it never had a message. */

@@ -4,6 +4,7 @@ export {
   type Delivery,
   EventLog,
   type LoggedMessage,
+  MessageTooLarge,
   type NewMessage,
   type StreamName,
   STREAMS,
