@@ -69,4 +69,6 @@ export class MemoryStateStore extends StateStore {
   async environmentOf(apiKey: string): Promise<string | undefined> {
     return this.environmentByKey.get(apiKey);
   }
+
+  async close(): Promise<void> {}
 }

@@ -55,4 +55,7 @@ export abstract class StateStore {
 
   /** The environment that an SDK key opens. @param apiKey its SHA-256, lower-case hex */
   abstract environmentOf(apiKey: string): Promise<string | undefined>;
+
+  /** Lets go of what the adapter holds open. */
+  abstract close(): Promise<void>;
 }
