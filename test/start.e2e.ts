@@ -105,7 +105,7 @@ describe('npm start', () => {
     });
     await relay.printed(/Serving SDKs on/);
     expect((await fetch(`http://127.0.0.1:${ports.PORT}/health`)).status).toBe(200);
-    await expect(fetch(`http://127.0.0.1:${ports.CONTROL_PLANE_PORT}`)).rejects.toThrow();
+    await expect(fetch(`http://127.0.0.1:${ports.CONTROL_PLANE_PORT}`)).rejects.toThrow('fetch failed');
     expect(await relay.kill('SIGTERM')).toBe(0);
   });
 

@@ -11,4 +11,4 @@ await client.waitForInitialization();
 const target = { identifier: 'anna', name: 'Anna', attributes: {} };
 const show = async () => console.log('dark-mode is', await client.boolVariation('dark-mode', target, false));
 await show();
-client.on(Event.CHANGED, show);
+client.on(Event.CHANGED, () => void show());

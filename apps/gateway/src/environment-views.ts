@@ -96,9 +96,10 @@ export class EnvironmentViews {
     for (const { done } of this.waiting) done();
   }
 
-  /** Takes everything from the store. @returns from where to follow */
+  /** Takes everything from the store, unless what is here is as new. @returns from where to follow */
   private async load(): Promise<Position | undefined> {
     const progress = await this.store.progress();
+    if (this.reached && (!progress || this.hasReached(progress.position))) return this.reached;
     const states = new Map<string, EnvironmentState>();
     for (const id of await this.store.environments()) {
       const stored = await this.store.environment(id);

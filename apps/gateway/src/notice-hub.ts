@@ -1,9 +1,10 @@
 import type { ServerResponse } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { Logger } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 
-import { noticeIn, type Position } from '#libs/domain';
+import { flagIn, type Notice, noticeIn, type Position, segmentIn } from '#libs/domain';
 import type { EventLog, LoggedMessage } from '#libs/event-log';
 
 import type { EnvironmentViews } from './environment-views.js';
@@ -63,11 +64,18 @@ export class NoticeHub {
     await this.work;
   }
 
-  get full(): boolean {
-    return this.count >= MOST_STREAMS;
+  get openStreams(): number {
+    return this.count;
   }
 
-  /** Takes over a response whose headers are written; `Connection: close`, since some SDKs see only the connection end. The first byte goes out at once: SDKs wait for it. */
+  get takesMore(): boolean {
+    return this.count < MOST_STREAMS && !this.stopping.signal.aborted;
+  }
+
+  /**
+   * Takes over a response whose headers are written, with `Connection: close`, since some SDKs see only the connection
+   * end. The first byte goes out at once: SDKs wait for it.
+   */
   add(environment: string, apiKey: string, response: ServerResponse): void {
     const stream = { environment, apiKey, response };
     const streams = this.streams.get(environment) ?? new Set();
@@ -97,7 +105,7 @@ export class NoticeHub {
       } catch (error) {
         if (signal.aborted) return;
         this.logger.error(`Notices cannot be read: ${String(error)}; trying again`);
-        await new Promise((done) => setTimeout(done, RETRY_MS));
+        await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
   }
@@ -107,7 +115,7 @@ export class NoticeHub {
       const { notice, of } = noticeIn(body);
       // Also with no stream open: one that opens now is read together with views that must hold the change.
       await this.views.caughtUp(of);
-      const event = sdkEvent(notice);
+      const event = this.isPast(notice) ? undefined : sdkEvent(notice);
       const streams = this.streams.get(notice.environment);
       if (!event || !streams) return;
       const frame = chunk(`event: *\ndata: ${event}\n\n`);
@@ -117,17 +125,23 @@ export class NoticeHub {
     }
   }
 
+  /** Whether what it says to fetch is gone again: its removal is told next, and Node would ask for it without end. */
+  private isPast({ event, kind, environment, identifier }: Notice): boolean {
+    if (event === 'delete') return false;
+    const state = this.views.environment(environment);
+    if (!state) return true;
+    if (kind === 'flag') return !flagIn(state, identifier);
+    return kind === 'segment' && !segmentIn(state, identifier);
+  }
+
   private beat(): void {
     for (const stream of this.all()) this.write(stream, HEARTBEAT);
   }
 
   private write({ response, environment }: Stream, { framed, plain }: Chunk): void {
     const { socket } = response;
-    if (!socket) {
-      response.write(plain);
-      return;
-    }
-    if (socket.destroyed) return;
+    // One that was ended stays here until its reader has seen the end.
+    if (!socket || socket.destroyed || response.writableEnded) return;
     // The frame is complete, so it goes past the response, which would build it anew for each stream.
     socket.write(response.chunkedEncoding ? framed : plain);
     if (socket.writableLength > MOST_WAITING_BYTES) {

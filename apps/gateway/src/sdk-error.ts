@@ -15,6 +15,10 @@ export class SdkError extends HttpException {
   }
 }
 
+export function errorBody(status: number, message: string): object {
+  return { error: message, code: String(status), message };
+}
+
 const SDK_ROUTES: readonly (readonly [RegExp, string])[] = [
   [/^\/client\/auth$/, 'POST, OPTIONS'],
   [/^\/client\/env\/[^/]+\/(feature-configs|target-segments)(\/[^/]+)?$/, 'GET, HEAD, OPTIONS'],
@@ -33,7 +37,7 @@ export class SdkErrorFilter implements ExceptionFilter {
     void reply
       .status(status)
       .headers({ 'cache-control': 'no-store', ...headers })
-      .send({ error: message, code: String(status), message });
+      .send(errorBody(status, message));
   }
 
   private answerTo(exception: unknown, { method, url }: FastifyRequest) {
@@ -48,7 +52,11 @@ export class SdkErrorFilter implements ExceptionFilter {
         return { status: 405, message: `${method} is not possible here, only ${allow}`, headers: { allow } };
       return { status, message: `not found: ${method} ${path}`, headers: {} };
     }
-    if (status === 413) return { status, message: 'the body is larger than this relay takes', headers: {} };
+    if (status === 413) {
+      const message = 'the body is larger than this relay takes';
+      // Counts that are refused with anything but 400 come again, without end.
+      return { status: url.includes('/metrics/') ? 400 : 413, message, headers: {} };
+    }
     if (status < 500) return { status, message: `bad request: ${textOf(exception)}`, headers: {} };
     this.logger.error(
       `${method} ${url.split('?')[0]} failed: ${exception instanceof Error ? exception.stack : String(exception)}`,

@@ -3,26 +3,21 @@
  * null, and what some SDK cannot do without is always there (reference: the SDKs' own parsers). The words of the SDK
  * protocol stay in here.
  */
-import type { Clause, Flag, ListedTarget, Notice, Segment, Serve } from '#libs/domain';
+import type { Clause, Flag, ListedTarget, Notice, Segment, ServingRule } from '#libs/domain';
 
 /** Java reads versions of events as 32-bit integers. */
 const GREATEST_EVENT_VERSION = 2 ** 31 - 1;
 
 export function sdkFlag(flag: Flag): object {
+  const told = withoutNulls(flag);
   return {
-    ...present(flag),
-    defaultServe: sdkServe(flag.defaultServe),
-    rules: flag.rules?.map((rule) => ({
-      ...present(rule),
-      clauses: rule.clauses.map(sdkClause),
-      serve: sdkServe(rule.serve),
-    })),
-    prerequisites: flag.prerequisites ?? undefined,
-    variationToTargetMap: (flag.variationToTargetMap ?? []).map((mapping) => ({
-      ...present(mapping),
+    ...told,
+    rules: told.rules?.map((rule) => ({ ...rule, clauses: rule.clauses.map(sdkClause) })),
+    variationToTargetMap: (told.variationToTargetMap ?? []).map((mapping) => ({
+      ...mapping,
       targets: mapping.targets ?? [],
     })),
-    version: sdkVersion(flag.version),
+    version: sdkVersion(told.version),
   };
 }
 
@@ -31,27 +26,20 @@ export function sdkFlag(flag: Flag): object {
  * get the clauses that decide alone, so the group may match fewer targets, never more.
  */
 export function sdkSegment(segment: Segment, servingRules: boolean): object {
-  const { rules, servingRules: andRules, ...rest } = segment;
-  const hasAndRules = (andRules?.length ?? 0) > 0;
+  const { rules = [], servingRules: andRules = [], ...rest } = withoutNulls(segment);
   return {
-    ...present(rest),
-    included: segment.included?.map(sdkTarget),
-    excluded: segment.excluded?.map(sdkTarget),
-    ...(hasAndRules && servingRules
-      ? {
-          servingRules: andRules?.map((rule) => ({
-            ...present(rule),
-            ruleId: rule.ruleId ?? `rule-${rule.priority}`,
-            clauses: rule.clauses.map(sdkClause),
-          })),
-        }
-      : { rules: (hasAndRules ? decidingAlone(segment) : (rules ?? [])).map(sdkClause) }),
-    version: sdkVersion(segment.version),
+    ...rest,
+    included: rest.included?.map(sdkTarget),
+    excluded: rest.excluded?.map(sdkTarget),
+    ...(andRules.length > 0 && servingRules
+      ? { servingRules: andRules.map(sdkServingRule) }
+      : { rules: (andRules.length > 0 ? decidingAlone(andRules) : rules).map(sdkClause) }),
+    version: sdkVersion(rest.version),
   };
 }
 
-function decidingAlone({ servingRules }: Segment): readonly Clause[] {
-  return (servingRules ?? []).flatMap(({ clauses }) => (clauses.length === 1 ? clauses : []));
+function decidingAlone(rules: readonly ServingRule[]): readonly Clause[] {
+  return rules.flatMap(({ clauses }) => (clauses.length === 1 ? clauses : []));
 }
 
 /** The message on an SDK's stream; undefined for what SDKs are not told. */
@@ -71,12 +59,16 @@ function sdkVersion(version: number | null | undefined): number {
   return Math.max(1, version ?? 1);
 }
 
-function sdkServe(serve: Serve): object {
-  return present(serve);
-}
-
 function sdkClause(clause: Clause): object {
   return { ...clause, negate: clause.negate ?? false };
+}
+
+function sdkServingRule(rule: ServingRule): object {
+  return {
+    ...rule,
+    ruleId: rule.ruleId ?? `rule-${rule.priority}`,
+    clauses: rule.clauses.map(sdkClause),
+  };
 }
 
 function sdkTarget(target: ListedTarget): object {
@@ -89,7 +81,13 @@ function sdkTarget(target: ListedTarget): object {
   };
 }
 
-/** The object without what is null. */
-function present<T extends object>(object: T): Partial<T> {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null)) as Partial<T>;
+/** An entity whose fields are there or not, and never null. */
+type Told<Entity> = { readonly [Field in keyof Entity]: Exclude<Entity[Field], null> };
+
+/** The same, without the fields that are null, at any depth. */
+function withoutNulls<Value>(value: Value): Told<Value> {
+  if (Array.isArray(value)) return value.map(withoutNulls) as Told<Value>;
+  if (typeof value !== 'object' || value === null) return value as Told<Value>;
+  const fields = Object.entries(value).filter(([, field]) => field !== null);
+  return Object.fromEntries(fields.map(([name, field]) => [name, withoutNulls(field)])) as Told<Value>;
 }

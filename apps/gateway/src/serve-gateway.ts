@@ -3,16 +3,20 @@ import { randomUUID } from 'node:crypto';
 import { Logger, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 
 import { RelayConfig } from '#libs/config';
 import { expectFreePort, listenFailure } from '#libs/service';
 
 import { EnvironmentViews } from './environment-views.js';
-import { SdkErrorFilter } from './sdk-error.js';
+import { errorBody, SdkErrorFilter } from './sdk-error.js';
 
 /** Browsers send a target of up to 256 KB in a header (reference: the JavaScript SDK). */
 const HEADERS_LIMIT_BYTES = 512 * 1024;
 const BODY_LIMIT_BYTES = 512 * 1024;
+/** Counts of a busy server SDK; it repeats a 413 for ever. */
+const METRICS_LIMIT_BYTES = 32 * 1024 * 1024;
+const METRICS_ROUTE = '/metrics/:environment';
 /** What SDKs in browsers ask leave for before they send it; `*` would not cover Authorization. */
 const SDK_HEADERS = [
   'accept',
@@ -41,6 +45,7 @@ export async function serveGateway(root: Type, logs: LoggerService): Promise<Nes
   const app = await NestFactory.create<NestFastifyApplication>(root, adapter(), {
     logger: logs,
     abortOnError: false,
+    bodyParser: false,
   });
   const { host, port } = app.get(RelayConfig);
   app.useGlobalFilters(new SdkErrorFilter());
@@ -49,6 +54,7 @@ export async function serveGateway(root: Type, logs: LoggerService): Promise<Nes
     methods: ['GET', 'HEAD', 'POST', 'OPTIONS'],
     allowedHeaders: SDK_HEADERS,
     maxAge: 600,
+    strictPreflight: false,
   });
   readAnyBodyAsJson(app);
   app
@@ -87,6 +93,16 @@ function adapter(): FastifyAdapter {
     forceCloseConnections: true,
     requestIdHeader: 'x-request-id',
     genReqId: () => randomUUID(),
+    // Paths that no route can be looked for: no hook runs for them.
+    frameworkErrors: (
+      { statusCode = 400, message }: FastifyError,
+      { id }: FastifyRequest,
+      reply: FastifyReply,
+    ) =>
+      void reply
+        .status(statusCode)
+        .headers({ 'access-control-allow-origin': '*', 'x-request-id': id, 'cache-control': 'no-store' })
+        .send(errorBody(statusCode, `bad request: ${message}`)),
     routerOptions: {
       // A base URL that ends with a slash gives `//client/auth`.
       ignoreDuplicateSlashes: true,
@@ -100,10 +116,19 @@ function adapter(): FastifyAdapter {
 /** SDKs differ in the content type that they name, or name none. */
 function readAnyBodyAsJson(app: NestFastifyApplication): void {
   const fastify = app.getHttpAdapter().getInstance();
+  fastify.addHook('onRequest', (request, _reply, next) => {
+    delete request.headers['content-type'];
+    next();
+  });
+  fastify.addHook('onRoute', (route) => {
+    if (route.url === METRICS_ROUTE) route.bodyLimit = METRICS_LIMIT_BYTES;
+  });
   fastify.removeAllContentTypeParsers();
-  fastify.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => {
+  fastify.addContentTypeParser('*', { parseAs: 'string' }, ({ routeOptions }, body, done) => {
+    // Megabytes of strangers are not worth parsing.
+    if (body === '' || routeOptions.url === METRICS_ROUTE) return done(null, undefined);
     try {
-      done(null, body === '' ? undefined : JSON.parse(body.toString()));
+      done(null, JSON.parse(body.toString()));
     } catch (error) {
       done(Object.assign(new Error(`the body is not JSON (${String(error)})`), { statusCode: 400 }));
     }

@@ -1,5 +1,5 @@
-import { Controller, Get, Headers, Inject, Res } from '@nestjs/common';
-import type { FastifyReply } from 'fastify';
+import { Controller, Get, Headers, Inject, Req, Res } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 
 import { NoticeHub } from './notice-hub.js';
 import { SdkAccess } from './sdk-access.js';
@@ -17,11 +17,15 @@ export class StreamController {
   open(
     @Headers('authorization') authorization: string | undefined,
     @Headers('api-key') key: string | undefined,
+    @Req() { method }: FastifyRequest,
     @Res() reply: FastifyReply,
   ): void {
     const { state, apiKey } = this.access.authoriseStream(authorization, key);
-    if (this.hub.full) {
-      throw new SdkError(503, 'this gateway holds as many streams as it can', { 'retry-after': '10' });
+    if (!this.hub.takesMore) {
+      throw new SdkError(503, 'this gateway takes no more streams now', { 'retry-after': '10' });
+    }
+    if (!reply.raw.socket) {
+      throw new SdkError(400, 'bad request: a stream needs a connection on which nothing is under way');
     }
     reply.hijack();
     reply.raw.writeHead(200, {
@@ -30,6 +34,10 @@ export class StreamController {
       'cache-control': 'no-cache',
       connection: 'close',
     });
+    if (method === 'HEAD') {
+      reply.raw.end();
+      return;
+    }
     reply.raw.flushHeaders();
     this.hub.add(state.id, apiKey, reply.raw);
   }

@@ -16,6 +16,9 @@ export function backoffMs(failures: number, random: number, askedMs = 0): number
   return Math.max(ceiling * random, Math.min(askedMs, 5 * MOST_MS));
 }
 
+/** The rule, or one that does not keep a test waiting. */
+export type Backoff = typeof backoffMs;
+
 /** Waits; less long when `signal` aborts. */
 export async function pause(ms: number, signal: AbortSignal): Promise<void> {
   await delay(ms, undefined, { signal }).catch(() => undefined);

@@ -12,18 +12,11 @@ import {
 } from '#libs/domain';
 import type { CheckedList, FetchedConfig } from '#libs/saas-client';
 
-import { backoffMs, pause } from './backoff.js';
+import { type Backoff, pause } from './backoff.js';
 import type { Ledger } from './ledger.js';
 import type { UpstreamReader } from './upstream-reader.js';
 
-/** Something to do for one environment. What is asked for again before it has begun is done once. */
-type Step = Fetch | { readonly kind: 'whole' } | { readonly kind: 'fact'; readonly fact: EnvironmentFact };
-
-interface Fetch {
-  readonly kind: 'flags' | 'segments';
-  /** The versions that the upstream announced, by identifier. */
-  readonly expected: Map<string, number>;
-}
+type ListKind = 'flags' | 'segments';
 
 /** The upstream told of a version and then returned an older one: its read lags behind its stream. */
 class LaggingRead extends Error {
@@ -35,79 +28,123 @@ const LAGGING_READS = 8;
 /** Reads in a row that may contradict each other before it is left to the next reconcile. */
 const DOUBTING_READS = 4;
 
-/** What may wait for one environment; beyond that, everything about it is compared instead. */
-const MOST_WAITING_STEPS = 1000;
+/** Facts that may wait for one environment; beyond that, everything about it is compared instead. */
+const MOST_WAITING_FACTS = 1000;
 
 /**
- * Keeps one environment of the log equal to the upstream: one step after the other, each repeated until it succeeds.
- * Steps that wait are merged, so a burst of any length costs a fetch that runs and one that waits, for each kind.
+ * Keeps one environment of the log equal to the upstream. A burst of announcements of any length costs a read that runs
+ * and one that waits, for each kind. Whatever fails is repeated until it succeeds.
+ *
+ * Reads may fail for long, so nothing waits for them: what the upstream says outright, such as the removal of an SDK
+ * key, overtakes them. A read that was under way meanwhile contradicts what is known then, and so is doubted.
  */
 export class EnvironmentSync {
   private readonly logger = new Logger(EnvironmentSync.name);
+  /** Deciding and appending: what is decided must not be out of date when it is appended. */
   private readonly oneAtATime = pLimit(1);
-  private waiting: Step[] = [];
-  private working = false;
-  private reportedFaults = '';
+  /** The versions that the upstream announced and no read has shown yet, by identifier. */
+  private readonly announced = { flags: new Map<string, number>(), segments: new Map<string, number>() };
+  private readonly reads = {
+    flags: new Coalesced(() => this.readUntilShown('flags')),
+    segments: new Coalesced(() => this.readUntilShown('segments')),
+    whole: new Coalesced(() => this.persist(() => this.compare())),
+  };
+  private readonly writing = new Coalesced(() => this.writeFacts());
+  private facts: EnvironmentFact[] = [];
+  private readonly reportedFaults = new Map<string, string>();
 
   constructor(
     private readonly id: string,
     private readonly ledger: Ledger,
     private readonly upstream: UpstreamReader,
+    private readonly backoff: Backoff,
     private readonly signal: AbortSignal,
   ) {}
 
   /** The upstream says that a flag or group is at a version now. */
-  changed(kind: 'flags' | 'segments', identifier: string, version: number): void {
-    const merged = this.lastWaiting(kind);
-    if (merged) merged.expected.set(identifier, Math.max(version, merged.expected.get(identifier) ?? 0));
-    else this.enqueue({ kind, expected: new Map([[identifier, version]]) });
+  changed(kind: ListKind, identifier: string, version: number): void {
+    const announced = this.announced[kind];
+    announced.set(identifier, Math.max(version, announced.get(identifier) ?? 0));
+    this.reads[kind].want();
   }
 
   /** The upstream says outright what became true. */
   told(fact: EnvironmentFact): void {
-    this.enqueue({ kind: 'fact', fact });
-  }
-
-  /** Takes over what a read of the account said about this environment, in turn with the steps. Throws what fails. */
-  take(config: FetchedConfig, account: string | undefined): Promise<void> {
-    return this.oneAtATime(() => this.settle(this.fetched(config), account));
-  }
-
-  /** A waiting step of that kind that may still learn more: no fact has to come before what it would learn. */
-  private lastWaiting(kind: 'flags' | 'segments'): Fetch | undefined {
-    const barrier = this.waiting.findLastIndex((step) => step.kind === 'fact');
-    return this.waiting.slice(barrier + 1).find((step): step is Fetch => step.kind === kind);
-  }
-
-  private enqueue(step: Step): void {
-    if (this.waiting.length < MOST_WAITING_STEPS) this.waiting.push(step);
-    else this.waiting = [{ kind: 'whole' }];
-    if (!this.working) void this.work();
-  }
-
-  private async work(): Promise<void> {
-    this.working = true;
-    for (let step = this.waiting.shift(); step && !this.signal.aborted; step = this.waiting.shift()) {
-      await this.persist(step);
+    if (fact.type === 'FlagRemoved') this.announced.flags.delete(fact.identifier);
+    if (fact.type === 'SegmentRemoved') this.announced.segments.delete(fact.identifier);
+    if (this.facts.length < MOST_WAITING_FACTS) {
+      this.facts.push(fact);
+      this.writing.want();
+    } else {
+      this.facts = [];
+      this.reads.whole.want();
     }
-    this.working = false;
   }
 
-  /** Runs a step until it succeeds. Between its tries others have their turn. */
-  private async persist(step: Step): Promise<void> {
+  /** Takes over what a read of the account said about this environment, new or known. Throws what fails. */
+  take(config: FetchedConfig, account: string | undefined): Promise<void> {
+    return this.settle(this.fetched(config), { account });
+  }
+
+  private async writeFacts(): Promise<void> {
+    for (let fact = this.facts.shift(); fact && !this.signal.aborted; fact = this.facts.shift()) {
+      const next = fact;
+      await this.persist(() => this.oneAtATime(() => this.ledger.append(this.news(next))));
+    }
+  }
+
+  /** Reads a list until it shows what was announced before the read. */
+  private async readUntilShown(kind: ListKind): Promise<void> {
+    let lags = 0;
+    await this.persist(async () => {
+      const expected = [...this.announced[kind]];
+      await this.readList(kind);
+      const lagging = expected.filter((announcement) => !this.isShown(kind, ...announcement));
+      const [first] = lagging;
+      if (!first) return;
+      const lag = `${first[0]} of the ${kind} was announced at version ${first[1]} and is not read so`;
+      if (++lags < LAGGING_READS) throw new LaggingRead(lag);
+      this.logger.warn(`Environment ${this.id}: ${lag}, ${lags} times; the next comparison will tell`);
+      for (const [identifier] of lagging) this.announced[kind].delete(identifier);
+    });
+  }
+
+  /** Whether the log holds an announced version by now, or the announcement no longer matters. */
+  private isShown(kind: ListKind, identifier: string, version: number): boolean {
+    const announced = this.announced[kind];
+    if (announced.get(identifier) !== version) return true;
+    const known = this.ledger.environment(this.id);
+    const held = kind === 'flags' ? flagIn(known, identifier) : segmentIn(known, identifier);
+    const shown = !known.exists || (held?.version ?? 0) >= version;
+    if (shown) announced.delete(identifier);
+    return shown;
+  }
+
+  private async readList(kind: ListKind): Promise<void> {
+    const { id, signal } = this;
+    if (!this.ledger.environment(id).exists) return;
+    if (kind === 'flags') {
+      const list = await this.upstream.flags(id, signal);
+      await this.settle({ id, flags: list.items, incomplete: this.report('flags', list) });
+    } else {
+      const list = await this.upstream.segments(id, signal);
+      await this.settle({ id, segments: list.items, incomplete: this.report('target groups', list) });
+    }
+  }
+
+  private async compare(): Promise<void> {
+    if (this.ledger.environment(this.id).exists) await this.settle(await this.readWhole());
+  }
+
+  /** Repeats until it succeeds or the ingestor stops. */
+  private async persist(attempt: () => Promise<void>): Promise<void> {
     for (let failures = 1; !this.signal.aborted; failures++) {
       try {
-        await this.oneAtATime(() => this.run(step));
+        await attempt();
         return;
       } catch (error) {
         if (this.signal.aborted) return;
-        if (error instanceof LaggingRead && failures === LAGGING_READS) {
-          this.logger.warn(
-            `Environment ${this.id}: ${error.message}, ${failures} times; the next comparison will tell`,
-          );
-          return;
-        }
-        const waitMs = backoffMs(failures, Math.random(), this.upstream.askedMs(error));
+        const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
         this.logger.warn(
           `Environment ${this.id}: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
         );
@@ -116,44 +153,28 @@ export class EnvironmentSync {
     }
   }
 
-  private async run(step: Step): Promise<void> {
-    if (!this.ledger.environment(this.id).exists) return;
-    switch (step.kind) {
-      case 'fact':
-        return this.ledger.append(this.news(step.fact));
-      case 'whole':
-        return this.settle(await this.readWhole());
-      case 'flags': {
-        const list = await this.upstream.flags(this.id, this.signal);
-        await this.settle({ id: this.id, flags: list.items, incomplete: this.report('flags', list) });
-        return this.expect(step, (id) => flagIn(this.ledger.environment(this.id), id));
-      }
-      case 'segments': {
-        const list = await this.upstream.segments(this.id, this.signal);
-        await this.settle({
-          id: this.id,
-          segments: list.items,
-          incomplete: this.report('target groups', list),
-        });
-        return this.expect(step, (id) => segmentIn(this.ledger.environment(this.id), id));
-      }
-    }
-  }
-
   /**
    * Appends what a read says. What a single read is not enough for is appended only if the next read, at once, says it
    * too.
+   *
+   * @param listing given if the read lists the account's environments: only that brings in one that is not there
    */
-  private async settle(first: FetchedEnvironment, account?: string): Promise<void> {
+  private async settle(
+    first: FetchedEnvironment,
+    listing?: { readonly account: string | undefined },
+  ): Promise<void> {
     let doubts: readonly EnvironmentFact[] = [];
     for (let fetched = first, reads = 1; ; fetched = await this.readWhole(), reads++) {
-      const known = this.ledger.environment(this.id);
-      const facts = reconcile(known, { ...fetched, account });
-      const believed = facts.filter(
-        (fact) => !isDoubtful(known, fact) || doubts.some((doubt) => sameContent(doubt, fact)),
-      );
-      await this.ledger.append(believed);
-      doubts = facts.filter((fact) => !believed.includes(fact));
+      doubts = await this.oneAtATime(async () => {
+        const known = this.ledger.environment(this.id);
+        if (!known.exists && !listing) return [];
+        const facts = reconcile(known, { ...fetched, account: listing?.account });
+        const believed = facts.filter(
+          (fact) => !isDoubtful(known, fact) || doubts.some((doubt) => sameContent(doubt, fact)),
+        );
+        await this.ledger.append(believed);
+        return facts.filter((fact) => !believed.includes(fact));
+      });
       if (doubts.length === 0) return;
       if (reads === DOUBTING_READS) throw new Error(`${reads} reads of the upstream contradict each other`);
     }
@@ -165,23 +186,10 @@ export class EnvironmentSync {
     throw new Error('the upstream does not list the environment');
   }
 
-  private expect(
-    { kind, expected }: Fetch,
-    held: (identifier: string) => { version?: number | null | undefined } | undefined,
-  ): void {
-    for (const [identifier, version] of expected) {
-      const now = held(identifier)?.version ?? 0;
-      if (now < version) {
-        throw new LaggingRead(
-          `${identifier} of the ${kind} was announced at version ${version} and read at ${now}`,
-        );
-      }
-    }
-  }
-
   /** The fact, unless the log holds it already. */
   private news(fact: EnvironmentFact): readonly EnvironmentFact[] {
     const known = this.ledger.environment(this.id);
+    if (!known.exists) return [];
     switch (fact.type) {
       case 'FlagRemoved': {
         const flag = flagIn(known, fact.identifier);
@@ -220,14 +228,38 @@ export class EnvironmentSync {
 
   /** Logs what is wrong with a list, once as long as it stays the same. @returns whether anything is */
   private report(what: string, list: CheckedList<unknown> | undefined): boolean {
-    if (!list || list.faults.length === 0) return false;
+    if (!list) return false;
     const faults = list.faults.slice(0, 10).join(' | ');
-    if (faults !== this.reportedFaults) {
-      this.reportedFaults = faults;
-      this.logger.error(
-        `Environment ${this.id}: ${list.faults.length} of its ${what} cannot be used and keep their last good state: ${faults}`,
-      );
+    if (faults !== (this.reportedFaults.get(what) ?? '')) {
+      this.reportedFaults.set(what, faults);
+      if (faults)
+        this.logger.error(
+          `Environment ${this.id}: ${list.faults.length} of its ${what} cannot be used and keep their last good state: ${faults}`,
+        );
     }
-    return true;
+    return list.faults.length > 0;
+  }
+}
+
+/** A job that runs when it is wanted; wanted while it runs, it runs once more, however often it was wanted. */
+class Coalesced {
+  private wanted = false;
+  private running = false;
+
+  /** @param job deals with its own failures */
+  constructor(private readonly job: () => Promise<void>) {}
+
+  want(): void {
+    this.wanted = true;
+    if (!this.running) void this.run();
+  }
+
+  private async run(): Promise<void> {
+    this.running = true;
+    while (this.wanted) {
+      this.wanted = false;
+      await this.job();
+    }
+    this.running = false;
   }
 }

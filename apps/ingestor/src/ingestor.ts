@@ -11,7 +11,7 @@ import {
   UnusableAnswer,
 } from '#libs/saas-client';
 
-import { backoffMs, pause } from './backoff.js';
+import { type Backoff, backoffMs, pause } from './backoff.js';
 import { EnvironmentSync } from './environment-sync.js';
 import { Ledger } from './ledger.js';
 import { UpstreamReader } from './upstream-reader.js';
@@ -42,6 +42,8 @@ export class Ingestor {
   /** The identifier of a proxy key whose deletion the log does not know of yet. */
   private deletedKey: string | undefined;
   private comparisonWanted = Promise.withResolvers<void>();
+  /** Aborted when there is reason to believe that the next comparison goes better than the last. */
+  private patience = new AbortController();
   private work: Promise<unknown> | undefined;
 
   constructor(
@@ -49,6 +51,7 @@ export class Ingestor {
     saas: SaasClient,
     private readonly status: UpstreamStatus,
     private readonly options: IngestorOptions,
+    private readonly backoff: Backoff = backoffMs,
   ) {
     this.ledger = new Ledger(log, Date.now);
     this.upstream = new UpstreamReader(saas);
@@ -77,7 +80,7 @@ export class Ingestor {
         openedAt = Date.now();
         this.logger.log('The upstream stream is open');
         this.status.stream('CONNECTED');
-        this.wantComparison();
+        this.compareNow();
         for await (const event of events) {
           if (this.dealWith(event) === 'reconnect') connection.abort();
         }
@@ -86,7 +89,7 @@ export class Ingestor {
         this.status.stream('DISCONNECTED');
         const lasted = openedAt !== undefined && Date.now() - openedAt >= STABLE_MS;
         failures = lasted ? 1 : failures + 1;
-        const waitMs = backoffMs(failures, Math.random(), this.upstream.askedMs(error));
+        const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
         this.logger.warn(
           `${String(error)}; connecting again in ${Math.ceil(waitMs / 1000)} s, serving what is known`,
         );
@@ -112,11 +115,12 @@ export class Ingestor {
       } catch (error) {
         if (signal.aborted) break;
         failures++;
-        const waitMs = backoffMs(failures, Math.random(), this.upstream.askedMs(error));
+        const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
         this.logger.warn(
           `The account could not be compared: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
         );
-        await pause(waitMs, signal);
+        this.patience = new AbortController();
+        await pause(waitMs, AbortSignal.any([signal, this.patience.signal]));
         this.wantComparison();
       }
     }
@@ -124,6 +128,12 @@ export class Ingestor {
 
   private wantComparison(): void {
     this.comparisonWanted.resolve();
+  }
+
+  /** Without waiting longer for what went wrong before to heal. */
+  private compareNow(): void {
+    this.wantComparison();
+    this.patience.abort();
   }
 
   private async compareAccount(): Promise<void> {
@@ -139,6 +149,8 @@ export class Ingestor {
         this.sync(environment).told({ type: 'EnvironmentRemoved', environment });
       }
     }
+    const absent = [...listed].find((id) => !this.ledger.environment(id).exists);
+    if (absent) throw new Error(`environment ${absent} was removed while the account was read`);
     if (!this.ledger.snapshotCompleted) {
       const account = (await this.upstream.account(this.stopping.signal)) ?? '';
       await this.ledger.append([{ type: 'SnapshotCompleted', account, environments: listed.size }]);
@@ -156,7 +168,6 @@ export class Ingestor {
     const leftBehind = this.ledger.leftBehind();
     if (leftBehind.length === 0) return;
     await this.ledger.append(leftBehind.map((environment) => ({ type: 'EnvironmentRemoved', environment })));
-    this.upstream.forgetSession();
     throw new Error(`the proxy key was deleted upstream, and ${leftBehind.length} environments with it`);
   }
 
@@ -224,14 +235,14 @@ export class Ingestor {
         }));
         return undefined;
       case 'proxy apiKeyAdded':
-        this.told(event.environments, (environment) => ({
+        this.told(event.apiKey ? event.environments : [], (environment) => ({
           type: 'ApiKeyAdded',
           environment,
           apiKey: event.apiKey,
         }));
         return undefined;
       case 'proxy apiKeyRemoved':
-        this.told(event.environments, (environment) => ({
+        this.told(event.apiKey ? event.environments : [], (environment) => ({
           type: 'ApiKeyRemoved',
           environment,
           apiKey: event.apiKey,
@@ -277,7 +288,11 @@ export class Ingestor {
     }
     this.logger.error('The proxy key was deleted upstream; everything that it gave access to is removed');
     this.deletedKey = identifier;
-    this.wantComparison();
+    this.upstream.forgetSession();
+    // At once, although a comparison may be under way; appended twice is appended once. What fails here is repeated
+    // by the comparison.
+    this.finishKeyDeletion().catch(() => undefined);
+    this.compareNow();
   }
 
   private unknown({ domain, event }: StreamMessage): void {
@@ -292,7 +307,7 @@ export class Ingestor {
   private sync(environment: string): EnvironmentSync {
     let sync = this.environments.get(environment);
     if (!sync) {
-      sync = new EnvironmentSync(environment, this.ledger, this.upstream, this.stopping.signal);
+      sync = new EnvironmentSync(environment, this.ledger, this.upstream, this.backoff, this.stopping.signal);
       this.environments.set(environment, sync);
     }
     return sync;

@@ -51,11 +51,11 @@ export class UpstreamReader {
 
   /** The whole account, page by page. */
   async *pages(signal: AbortSignal): AsyncIterable<ConfigPage> {
-    const session = await this.current(signal);
+    const session = this.current(signal);
     try {
-      yield* this.saas.configPages(session, signal);
+      yield* this.saas.configPages(await session, signal);
     } catch (error) {
-      this.forgetIfRefused(error);
+      this.forgetIfRefused(error, session);
       throw error;
     }
   }
@@ -85,17 +85,20 @@ export class UpstreamReader {
     signal: AbortSignal,
     read: (session: Session) => Promise<Result>,
   ): Promise<Result> {
+    const current = this.current(signal);
+    const session = await current;
     try {
-      return await read(await this.current(signal));
+      return await read(session);
     } catch (error) {
-      if (!this.forgetIfRefused(error)) throw error;
+      if (!this.forgetIfRefused(error, current)) throw error;
       return read(await this.current(signal));
     }
   }
 
-  private forgetIfRefused(error: unknown): boolean {
+  /** Reads that were refused together share the next token, too. */
+  private forgetIfRefused(error: unknown, session: Promise<Session>): boolean {
     const refused = error instanceof UpstreamRefusal && error.status === 401;
-    if (refused) this.session = undefined;
+    if (refused && this.session === session) this.session = undefined;
     return refused;
   }
 

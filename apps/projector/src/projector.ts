@@ -17,7 +17,7 @@ import {
   type SequencedFact,
   unknownEnvironment,
 } from '#libs/domain';
-import type { Delivery, EventLog, LoggedMessage } from '#libs/event-log';
+import type { Delivery, EventLog, LoggedMessage, NewMessage } from '#libs/event-log';
 import type { StateStore } from '#libs/state-store';
 
 /** Its name as a follower of the facts. */
@@ -72,28 +72,32 @@ export class Projector {
 
   private async keepProjecting(): Promise<void> {
     const { signal } = this.stopping;
-    for await (const delivery of this.log.follow('FF_FACTS', FOLLOWER, signal)) {
-      while (!signal.aborted) {
-        try {
+    while (!signal.aborted) {
+      try {
+        // What fails is not acknowledged, so that following again delivers it again.
+        for await (const delivery of this.log.follow('FF_FACTS', FOLLOWER, signal)) {
           await this.project(delivery);
-          break;
-        } catch (error) {
-          this.logger.error(`Facts could not be projected: ${String(error)}; trying again`);
-          await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
         }
+      } catch (error) {
+        if (signal.aborted) return;
+        this.logger.error(`Facts could not be projected: ${String(error)}; trying again`);
+        await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
   }
 
   private async project({ messages, acknowledge }: Delivery): Promise<void> {
-    const notices: Parameters<EventLog['append']>[1][] = [];
+    const notices: NewMessage[] = [];
+    const states = new Map<string, EnvironmentState>();
     for (const { fact, position, time } of this.readable(messages)) {
       this.noteAccount(fact);
       if (!isEnvironmentFact(fact)) continue;
-      const before = this.states.get(fact.environment) ?? unknownEnvironment(fact.environment);
+      const { environment } = fact;
+      const before =
+        states.get(environment) ?? this.states.get(environment) ?? unknownEnvironment(environment);
       const after = evolve(before, fact, position.sequence);
       await this.store.apply(after, [fact], position);
-      this.states.set(fact.environment, after);
+      states.set(environment, after);
       const notice = noticeOf(before, fact);
       // Named after its fact, so that a repeat is the same notice.
       const id = `${position.epoch}-${position.sequence}`;
@@ -101,8 +105,28 @@ export class Projector {
     }
     const last = messages.at(-1);
     if (last) await this.store.advance({ position: last.position, complete: this.complete });
-    await Promise.all(notices.map((notice) => this.log.append('FF_CHANGES', notice)));
+    await this.tell(notices);
     await acknowledge();
+    // Not before: a repeat starts from the same states, and so makes the same notices.
+    for (const [environment, state] of states) this.states.set(environment, state);
+  }
+
+  /**
+   * In the order of their facts, as many at a time as are about different entities: of one entity, the next is told only
+   * when the one before is in the log, so that no failure turns a removal and a creation round.
+   */
+  private async tell(notices: readonly NewMessage[]): Promise<void> {
+    let together = new Map<string, NewMessage>();
+    const append = () =>
+      Promise.all([...together.values()].map((notice) => this.log.append('FF_CHANGES', notice)));
+    for (const notice of notices) {
+      if (together.has(notice.subject)) {
+        await append();
+        together = new Map();
+      }
+      together.set(notice.subject, notice);
+    }
+    await append();
   }
 
   private noteAccount(fact: Fact): void {

@@ -2,6 +2,7 @@ export { ConfigModule } from './config.module.js';
 export { RELAY_SETTINGS, RelayConfig } from './relay-config.js';
 export {
   baseUrl,
+  headerText,
   logFormat,
   logLevel,
   port,

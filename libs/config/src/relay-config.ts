@@ -39,13 +39,15 @@ export const RELAY_SETTINGS = {
     .default('https://config.ff.harness.io/api/1.0')
     .meta({
       description: 'the upstream for flags',
-      expected: 'an http or https address, for example https://config.ff.harness.io/api/1.0',
+      expected:
+        'an http or https address without user, password or query, for example https://config.ff.harness.io/api/1.0',
     } satisfies SettingNote),
   METRIC_SERVICE: baseUrl()
     .default('https://events.ff.harness.io/api/1.0')
     .meta({
       description: 'the upstream for evaluation counts',
-      expected: 'an http or https address, for example https://events.ff.harness.io/api/1.0',
+      expected:
+        'an http or https address without user, password or query, for example https://events.ff.harness.io/api/1.0',
     } satisfies SettingNote),
   DATA_DIR: z
     .string()

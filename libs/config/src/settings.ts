@@ -93,16 +93,18 @@ export const logFormat = () =>
 export function settingsTable(shape: Record<string, z.ZodType>): string {
   const rows = Object.entries(shape).map(([name, schema]) => {
     const { description, expected } = schema.meta() as unknown as SettingNote;
-    const unset = schema.safeParse(undefined);
-    const standard =
-      unset.success && unset.data !== undefined
-        ? `\`${String(unset.data)}\``
-        : unset.success
-          ? 'not set'
-          : 'required';
-    return `| \`${name}\` | ${standard} | ${expected} | ${description} |`;
+    return `| \`${name}\` | ${standardOf(schema)} | ${expected} | ${description} |`;
   });
   return ['| setting | default | write | what it does |', '| --- | --- | --- | --- |', ...rows, ''].join(
     '\n',
   );
+}
+
+function standardOf(schema: z.ZodType): string {
+  const { success, data } = schema.safeParse(undefined) as {
+    success: boolean;
+    data?: string | number | boolean;
+  };
+  if (!success) return 'required';
+  return data === undefined ? 'not set' : `\`${data}\``;
 }

@@ -133,6 +133,11 @@ export class EmbeddedEventLog extends EventLog {
     yield* this.read(stream, sequences as number[]);
   }
 
+  /** The folder has one process, and so every work one leader. */
+  async lead(_work: string, signal: AbortSignal): Promise<AbortSignal> {
+    return AbortSignal.any([signal, this.ending.signal]);
+  }
+
   close(): Promise<void> {
     this.ending.abort();
     this.closed ??= this.ask({ op: 'close' }).then(() => void this.worker.terminate());

@@ -98,6 +98,15 @@ export abstract class EventLog {
   /** All messages of a subject that are kept, oldest first. */
   abstract history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]>;
 
+  /**
+   * Waits until nobody else does the work of that name, and takes it over. Whoever leads and dies is followed by
+   * another within 10 s. A leader that was stalled may not know yet that it lost the lead: what it appends then is
+   * refused by the sequences that it expects.
+   *
+   * @returns a signal that aborts when the lead is lost, or given up since `signal` aborted or the log was closed
+   */
+  abstract lead(work: string, signal: AbortSignal): Promise<AbortSignal>;
+
   /** Ends all reading; what was appended before is on disk when it resolves. */
   abstract close(): Promise<void>;
 }

@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
 import { connect } from '@nats-io/transport-node';
 
 import { eventLogContract } from './event-log.suite.js';
@@ -102,5 +103,40 @@ describe('A stream of JetStream', () => {
     );
     await log.append('FF_FACTS', message('next'));
     await log.close();
+  });
+});
+
+describe('Of two processes that would lead', () => {
+  afterEach(clear);
+
+  it('one does, and the other takes over when it leaves', async () => {
+    const [one, two] = [await open(), await open()];
+    const stop = new AbortController();
+    const lost = await one.lead('ingestor', new AbortController().signal);
+    let led = false;
+    const second = two.lead('ingestor', stop.signal).then((signal) => {
+      led = true;
+      return signal;
+    });
+    await one.lead('projector', new AbortController().signal);
+    expect(led).toBe(false);
+    await one.close();
+    expect(lost.aborted).toBe(true);
+    expect((await second).aborted).toBe(false);
+    stop.abort();
+    await two.close();
+  });
+
+  it('the other takes over when the first says nothing any more, and the first is told', async () => {
+    const [one, two] = [await open(), await open()];
+    const lost = await one.lead('ingestor', new AbortController().signal);
+    // As if it had been paused past its lease.
+    const connection = await connect({ servers: url() });
+    await (await new Kvm(connection).open('ff_leases')).purge('ingestor');
+    await connection.close();
+    expect((await two.lead('ingestor', new AbortController().signal)).aborted).toBe(false);
+    if (!lost.aborted) await once(lost, 'abort');
+    await one.close();
+    await two.close();
   });
 });

@@ -1,3 +1,6 @@
+import { hostname } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
+
 import {
   type ConsumerMessages,
   DeliverPolicy,
@@ -41,6 +44,11 @@ export interface JetStreamOptions {
 
 const SUBJECTS: Record<StreamName, string> = { FF_FACTS: 'ff.facts.v1.>', FF_CHANGES: 'ff.changes.v1.>' };
 const FOLLOWERS = 'ff_followers';
+const LEASES = 'ff_leases';
+/** What a lease says of who holds it, for people who look. */
+const HOLDER = `${hostname()} process ${process.pid}`;
+const LEASE_MS = 6000;
+const LEASE_RENEWAL_MS = 1500;
 const PORTION_MESSAGES = 500;
 const MS_IN_NS = 1_000_000;
 /** What the id and the expectations of a message take, of the server's limit for both. */
@@ -62,6 +70,8 @@ export class JetStreamEventLog extends EventLog {
   private readonly epochs = new Map<StreamName, string>();
   /** Readers that wait for more, by stream, to be ended when the stream is gone. */
   private readonly readers = new Map<StreamName, Set<ConsumerMessages>>();
+  /** Leases that are held, each until it is given back or lost. */
+  private readonly held = new Set<Promise<void>>();
   private watch: NodeJS.Timeout | undefined;
 
   private constructor(
@@ -69,6 +79,7 @@ export class JetStreamEventLog extends EventLog {
     private readonly client: JetStreamClient,
     private readonly manager: JetStreamManager,
     private readonly followers: KV,
+    private readonly leases: KV,
     private readonly options: JetStreamOptions,
   ) {
     super();
@@ -86,12 +97,15 @@ export class JetStreamEventLog extends EventLog {
     const client = jetstream(connection);
     const manager = await jetstreamManager(connection);
     const { replicas } = options;
-    const followers = await new Kvm(client).create(FOLLOWERS, {
+    const buckets = new Kvm(client);
+    const followers = await buckets.create(FOLLOWERS, { history: 1, replicas, storage: StorageType.File });
+    const leases = await buckets.create(LEASES, {
       history: 1,
       replicas,
-      storage: StorageType.File,
+      storage: StorageType.Memory,
+      ttl: LEASE_MS,
     });
-    const log = new JetStreamEventLog(connection, client, manager, followers, options);
+    const log = new JetStreamEventLog(connection, client, manager, followers, leases, options);
     for (const stream of Object.keys(STREAMS) as StreamName[]) log.report(stream, await log.ensure(stream));
     log.watchStreams();
     return log;
@@ -169,10 +183,51 @@ export class JetStreamEventLog extends EventLog {
     yield* this.readToEnd(stream, { deliver_policy: DeliverPolicy.All, filter_subjects: subject });
   }
 
+  async lead(work: string, signal: AbortSignal): Promise<AbortSignal> {
+    const end = AbortSignal.any([signal, this.ending.signal]);
+    let revision: number | undefined;
+    while (!end.aborted && revision === undefined) {
+      // Refused as long as the leader's entry is there; the bucket forgets it when it is not renewed.
+      revision = await this.leases.create(work, HOLDER).catch(() => undefined);
+      if (revision === undefined)
+        await delay(LEASE_RENEWAL_MS, undefined, { signal: end }).catch(() => undefined);
+    }
+    const lost = new AbortController();
+    if (revision === undefined) lost.abort();
+    else {
+      const held = this.holdLease(work, revision, end).finally(() => {
+        lost.abort();
+        this.held.delete(held);
+      });
+      this.held.add(held);
+    }
+    return lost.signal;
+  }
+
   async close(): Promise<void> {
     clearInterval(this.watch);
     this.ending.abort();
+    await Promise.allSettled(this.held);
     if (!this.connection.isClosed()) await this.connection.drain();
+  }
+
+  /** Renews a lease until that fails for too long, or `end`; then gives it back. */
+  private async holdLease(work: string, revision: number, end: AbortSignal): Promise<void> {
+    let held = revision;
+    for (let renewedAt = performance.now(); performance.now() - renewedAt < LEASE_MS - LEASE_RENEWAL_MS;) {
+      await delay(LEASE_RENEWAL_MS, undefined, { signal: end }).catch(() => undefined);
+      if (end.aborted) {
+        await this.leases.delete(work, { previousSeq: held }).catch(() => undefined);
+        return;
+      }
+      try {
+        held = await this.leases.update(work, HOLDER, held, LEASE_RENEWAL_MS);
+        renewedAt = performance.now();
+      } catch (error) {
+        // Somebody else has it. Anything else may pass before the lease does.
+        if (error instanceof JetStreamApiError && error.code === WRONG_LAST_SEQUENCE) return;
+      }
+    }
   }
 
   /** What is there when it is called, and then the end. */

@@ -86,11 +86,16 @@ const streamMessage = z.looseObject({
   version,
   environment: z.string().nullish(),
   environments: z.array(identifier).nullish(),
-  apiKey: z.string().nullish(),
+  apiKey: z.union([apiKeyHash, z.literal('')]).nullish(),
 });
 
+/** Text that a header can carry; what `fetch` refuses as one it shows, and some of this is secret. */
+const headerText = z.string().regex(/^[\x20-\x7e]*$/, 'holds characters that a header cannot carry');
+
+const authAnswer = z.looseObject({ authToken: headerText.min(1) });
+
 const tokenClaims = z.looseObject({
-  account: z.string().nullish(),
+  account: headerText.nullish(),
   cluster_identifier: z.string().nullish(),
 });
 
@@ -174,21 +179,28 @@ export function streamMessageIn(data: string): StreamMessage {
 
 /** The token's claims; its signature is the upstream's business. */
 export function claimsIn(token: string): TokenClaims {
-  const payload = Buffer.from(token.split('.')[1] ?? '', 'base64url').toString();
-  const claims = checked(tokenClaims, json(payload), 'the token');
+  const claims = checked(tokenClaims, payloadOf(token), 'the token');
   return { account: claims.account || undefined, cluster: claims.cluster_identifier || '1' };
 }
 
 export function authTokenIn(payload: unknown): string {
-  return checked(z.looseObject({ authToken: z.string().min(1) }), payload, 'the answer to the proxy key')
-    .authToken;
+  return checked(authAnswer, payload, 'the answer to the proxy key').authToken;
 }
 
+/** Throws UnusableAnswer with so little of the body that it gives no secret away. */
 export function json(body: string): unknown {
   try {
     return JSON.parse(body);
-  } catch (cause) {
-    throw new UnusableAnswer(`${JSON.stringify(body.slice(0, 80))} is not JSON`, { cause });
+  } catch {
+    throw new UnusableAnswer(`${JSON.stringify(body.slice(0, 20))} is how it begins, and it is not JSON`);
+  }
+}
+
+function payloadOf(token: string): unknown {
+  try {
+    return JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString());
+  } catch {
+    throw new UnusableAnswer('the token is no JWT');
   }
 }
 

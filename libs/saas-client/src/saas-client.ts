@@ -110,7 +110,10 @@ export class SaasClient {
   async stream(session: Session, signal: AbortSignal): Promise<AsyncIterable<StreamEvent>> {
     const silence = new AbortController();
     const idleMs = this.options.streamIdleTimeoutMs;
-    const watchdog = setTimeout(() => silence.abort(new Error(`no byte for ${idleMs / 1000} s`)), idleMs);
+    const watchdog = setTimeout(
+      () => silence.abort(new Error(`no byte for ${idleMs / 1000} s`)),
+      idleMs,
+    ).unref();
     try {
       const response = await this.send('GET /stream', '/stream', {
         headers: { ...this.headers(session), 'api-key': this.options.proxyKey, accept: 'text/event-stream' },
@@ -193,7 +196,7 @@ export class SaasClient {
       throw new UpstreamUnreachable(`${what}: ${reasonOf(cause)}`, { cause });
     }
     if (response.status === 200) return response;
-    await response.body?.cancel();
+    await response.body?.cancel().catch(() => undefined);
     throw new UpstreamRefusal(response.status, what, retryAfterMs(response.headers.get('retry-after')));
   }
 
@@ -216,10 +219,11 @@ function eventIn(data: string): StreamEvent {
   }
 }
 
-/** `fetch` hides the reason in the cause. */
+/** `fetch` hides the reason in the cause, which may be several errors (one for each address) without a message. */
 function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return error.cause instanceof Error ? `${error.message} (${error.cause.message})` : error.message;
+  const { message = String(error), cause } = Object(error) as Partial<Error>;
+  const { message: inner, code } = Object(cause) as Partial<NodeJS.ErrnoException>;
+  return inner || code ? `${message} (${inner || code})` : message;
 }
 
 /** Seconds or a date (RFC 9110 §10.2.3). */

@@ -1,0 +1,1213 @@
+import { createHash, createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { request as httpRequest } from 'node:http';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { Inject, type LoggerService, Module, type OnModuleInit } from '@nestjs/common';
+import { ModuleRef } from '@nestjs/core';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+
+import {
+  type EnvironmentFact,
+  type EnvironmentState,
+  evolve,
+  type Fact,
+  factBody,
+  factSubject,
+  type Flag,
+  type Notice,
+  noticeBody,
+  noticeOf,
+  noticeSubject,
+  type Position,
+  type Segment,
+  unknownEnvironment,
+} from '#libs/domain';
+import { EventLog } from '#libs/event-log';
+
+import { EnvironmentViews } from './environment-views.js';
+import { GatewayModule } from './gateway.module.js';
+import { NoticeHub } from './notice-hub.js';
+import { serveGateway } from './serve-gateway.js';
+
+const DEV = '10000000-0000-4000-8000-000000000001';
+const PROD = '10000000-0000-4000-8000-000000000002';
+const DEV_KEY = 'dev-key';
+const OTHER_DEV_KEY = 'other-dev-key';
+const PROD_KEY = 'prod-key';
+const SECRET = 'a secret of at least 32 characters';
+
+const SILENT: LoggerService = { log: () => undefined, warn: () => undefined, error: () => undefined };
+
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+
+const aFlag = (feature: string, version = 1): Flag => ({
+  project: 'demo',
+  environment: 'dev',
+  feature,
+  state: 'on',
+  kind: 'boolean',
+  variations: [
+    { identifier: 'yes', value: 'true' },
+    { identifier: 'no', value: 'false' },
+  ],
+  offVariation: 'no',
+  defaultServe: { variation: 'yes' },
+  rules: [],
+  prerequisites: [],
+  variationToTargetMap: [],
+  version,
+});
+const flag = (feature: string, version = 1, environment = DEV): EnvironmentFact => ({
+  type: 'FlagPublished',
+  environment,
+  flag: aFlag(feature, version),
+});
+const noFlag = (identifier: string, version = 1, environment = DEV): EnvironmentFact => ({
+  type: 'FlagRemoved',
+  environment,
+  identifier,
+  version,
+});
+const segment = (identifier: string, more: Partial<Segment> = {}, environment = DEV): EnvironmentFact => ({
+  type: 'SegmentPublished',
+  environment,
+  segment: { identifier, name: identifier, version: 1, ...more },
+});
+const added = (environment: string): EnvironmentFact => ({
+  type: 'EnvironmentAdded',
+  environment,
+  account: 'acme',
+});
+const removed = (environment: string): EnvironmentFact => ({ type: 'EnvironmentRemoved', environment });
+const keyAdded = (key: string, environment: string): EnvironmentFact => ({
+  type: 'ApiKeyAdded',
+  environment,
+  apiKey: sha256(key),
+});
+const keyRemoved = (key: string, environment: string): EnvironmentFact => ({
+  type: 'ApiKeyRemoved',
+  environment,
+  apiKey: sha256(key),
+});
+const snapshot: Fact = { type: 'SnapshotCompleted', account: 'acme', environments: 2 };
+const ACCOUNT: readonly Fact[] = [
+  added(DEV),
+  keyAdded(DEV_KEY, DEV),
+  keyAdded(OTHER_DEV_KEY, DEV),
+  added(PROD),
+  keyAdded(PROD_KEY, PROD),
+];
+
+const cleanUps: (() => unknown)[] = [];
+async function cleanUp() {
+  for (const clean of cleanUps.splice(0).toReversed()) await clean();
+}
+
+/** What the projector would say to the gateway: facts, and after each its notice. */
+class Upstream {
+  private readonly states = new Map<string, EnvironmentState>();
+  private ids = 0;
+  constructor(
+    readonly log: EventLog,
+    private readonly views: EnvironmentViews,
+  ) {}
+
+  /** Appends facts and their notices. Returns when the gateway holds them. */
+  async happens(...facts: readonly Fact[]): Promise<void> {
+    const positions = await Promise.all(facts.map((fact) => this.append(fact)));
+    for (const [i, position] of positions.entries()) {
+      const fact = facts[i];
+      if (!fact || !('environment' in fact)) continue;
+      const before = this.states.get(fact.environment) ?? unknownEnvironment(fact.environment);
+      this.states.set(fact.environment, evolve(before, fact, position.sequence));
+      await this.tell(noticeOf(before, fact), position);
+    }
+    const last = positions.at(-1);
+    if (last) await this.views.caughtUp(last);
+  }
+
+  append(fact: Fact): Promise<Position> {
+    const id = `fact-${++this.ids}`;
+    return this.log.append('FF_FACTS', {
+      subject: factSubject(fact),
+      id,
+      body: factBody(fact, { id, time: 1 }),
+    });
+  }
+
+  tell(notice: Notice, of: Position): Promise<Position> {
+    const id = `notice-${++this.ids}`;
+    const body = noticeBody(notice, of, { id, time: 1 });
+    return this.log.append('FF_CHANGES', { subject: noticeSubject(notice), id, body });
+  }
+}
+
+interface Starting {
+  readonly upstream: Upstream;
+  readonly views: EnvironmentViews;
+  readonly hub: NoticeHub;
+  /** Resolves once it serves. */
+  readonly serving: Promise<NestFastifyApplication>;
+}
+
+/** Starts the real server, as a process does, over an empty log. */
+async function startEmpty(settings: NodeJS.ProcessEnv = {}): Promise<Starting> {
+  const folder = await mkdtemp(join(tmpdir(), 'gateway-'));
+  Object.assign(process.env, {
+    PROXY_KEY: 'not-used-here',
+    AUTH_SECRET: SECRET,
+    DATA_DIR: folder,
+    HOST: '127.0.0.1',
+    PORT: '0',
+    UNKNOWN_KEY_STATUS: '',
+    ...settings,
+  });
+  const wired = Promise.withResolvers<ModuleRef>();
+  @Module({ imports: [GatewayModule] })
+  class Root implements OnModuleInit {
+    constructor(@Inject(ModuleRef) private readonly parts: ModuleRef) {}
+    onModuleInit() {
+      wired.resolve(this.parts);
+    }
+  }
+  const serving = serveGateway(Root, SILENT);
+  serving.catch(wired.reject);
+  const parts = await wired.promise;
+  const part = <Part>(type: abstract new (...given: never[]) => Part): Part =>
+    parts.get(type, { strict: false });
+  const [log, views, hub] = [part(EventLog), part(EnvironmentViews), part(NoticeHub)];
+  cleanUps.push(async () => {
+    await (await serving).close();
+    await rm(folder, { recursive: true });
+  });
+  return { upstream: new Upstream(log, views), views, hub, serving };
+}
+
+type Gateway = Awaited<ReturnType<typeof start>>;
+
+/** A gateway that serves two environments, and what SDKs do with it. */
+async function start(facts: readonly Fact[] = [], settings?: NodeJS.ProcessEnv) {
+  const { upstream, views, hub, serving } = await startEmpty(settings);
+  await upstream.happens(...ACCOUNT, ...facts, snapshot);
+  const app = await serving;
+  const server = app.getHttpServer();
+  const { port } = server.address() as AddressInfo;
+  const sockets: Socket[] = [];
+  server.on('connection', (socket: Socket) => sockets.push(socket));
+  /** The gateway's end of a connection. */
+  const serverSide = ({ socket }: Wire) => sockets.find(({ remotePort }) => remotePort === socket.localPort);
+  const url = `http://127.0.0.1:${port}`;
+
+  const call = async (
+    method: string,
+    path: string,
+    headers: Record<string, string> = {},
+    body?: string | Buffer,
+  ) => {
+    const response = await fetch(`${url}${path}`, { method, headers, ...(body !== undefined && { body }) });
+    const text = await response.text();
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      json: () => JSON.parse(text) as unknown,
+    };
+  };
+  const signIn = async (key = DEV_KEY) => {
+    const { json } = await call('POST', '/client/auth', {}, JSON.stringify({ apiKey: key }));
+    return (json() as { authToken: string }).authToken;
+  };
+  const bearer = async (key = DEV_KEY) => ({ authorization: `Bearer ${await signIn(key)}` });
+  const read = async (path: string, key = DEV_KEY, environment = key === PROD_KEY ? PROD : DEV) =>
+    call('GET', `/client/env/${environment}/${path}`, await bearer(key));
+  /** A stream that is open: the first heartbeat has come. */
+  const stream = async (key = DEV_KEY, more: Record<string, string> = {}) => {
+    const headers = { ...(await bearer(key)), 'API-Key': key, ...more };
+    const wire = new Wire(port);
+    wire.send('GET', '/stream?cluster=1', headers);
+    await wire.until(':\n\n');
+    return wire;
+  };
+
+  // What was told so far is nothing that a stream opened later may still hear.
+  const last = await stream();
+  const here = await upstream.log.head('FF_FACTS');
+  await upstream.tell(
+    { event: 'delete', kind: 'flag', environment: DEV, identifier: 'told', version: 1 },
+    here,
+  );
+  await last.until('"told"');
+  last.socket.destroy();
+  await until(() => hub.openStreams === 0);
+  return { app, port, url, upstream, views, hub, call, signIn, bearer, read, stream, serverSide };
+}
+
+/** A connection, byte for byte. */
+class Wire {
+  readonly socket: Socket;
+  readonly closed: Promise<unknown>;
+  text = '';
+  private isClosed = false;
+
+  constructor(port: number) {
+    this.socket = connect(port, '127.0.0.1');
+    this.socket.setEncoding('latin1').on('data', (text) => (this.text += String(text)));
+    this.socket.on('error', () => undefined);
+    this.closed = once(this.socket, 'close').then(() => (this.isClosed = true));
+    cleanUps.push(() => this.socket.destroy());
+  }
+
+  send(method: string, path: string, headers: Record<string, string>, version = '1.1'): void {
+    const lines = Object.entries({ host: 'relay', ...headers }).map(
+      ([name, value]) => `${name}: ${value}\r\n`,
+    );
+    this.socket.write(`${method} ${path} HTTP/${version}\r\n${lines.join('')}\r\n`);
+  }
+
+  /** Everything so far, once it contains the text. */
+  async until(text: string): Promise<string> {
+    for (let seen = 0; !this.text.includes(text, seen - text.length);) {
+      seen = this.text.length;
+      if (this.isClosed) throw new Error(`closed before ${JSON.stringify(text)} came: ${this.text}`);
+      await Promise.race([once(this.socket, 'data'), this.closed]);
+    }
+    return this.text;
+  }
+
+  get head(): string {
+    return this.text.slice(0, this.text.indexOf('\r\n\r\n')).toLowerCase();
+  }
+  get body(): string {
+    return this.text.slice(this.text.indexOf('\r\n\r\n') + 4);
+  }
+  /** The body's chunks, each as it was framed. */
+  get chunks(): string[] {
+    const chunks: string[] = [];
+    for (let rest = this.body; rest !== '';) {
+      const sizeEnd = rest.indexOf('\r\n');
+      const size = Number.parseInt(rest.slice(0, sizeEnd), 16);
+      const end = sizeEnd + 2 + size;
+      if (rest.slice(end, end + 2) !== '\r\n') throw new Error(`this is no chunk: ${JSON.stringify(rest)}`);
+      chunks.push(rest.slice(sizeEnd + 2, end));
+      rest = rest.slice(end + 2);
+    }
+    return chunks;
+  }
+  get events(): { event: string; domain: string; identifier: string; version: number }[] {
+    return this.chunks.flatMap((chunk) => {
+      const data = /^event: \*\ndata: (.*)\n\n$/.exec(chunk)?.[1];
+      return data === undefined ? [] : [JSON.parse(data)];
+    });
+  }
+}
+
+const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+function token(claims: object, { alg = 'HS256', secret = SECRET } = {}): string {
+  const signed = `${part({ alg, typ: 'JWT' })}.${part(claims)}`;
+  if (alg === 'none') return `${signed}.`;
+  const hash = alg.replace('HS', 'sha');
+  return `${signed}.${createHmac(hash, secret).update(signed).digest('base64url')}`;
+}
+const claimsOf = (jwt: string) =>
+  JSON.parse(Buffer.from(jwt.split('.')[1] ?? '', 'base64url').toString()) as Record<string, unknown>;
+const anError = (status: number, message: unknown = expect.any(String)) => ({
+  error: message,
+  code: String(status),
+  message,
+});
+
+describe('Signing in', () => {
+  let gateway: Gateway;
+  beforeAll(async () => {
+    gateway = await start([flag('dark-mode')]);
+  });
+  afterAll(cleanUp);
+  const auth = (
+    body: string | Buffer | undefined,
+    headers: Record<string, string> = {},
+    path = '/client/auth',
+  ) => gateway.call('POST', path, headers, body);
+  const withKey = (apiKey: unknown, more: object = {}) => JSON.stringify({ apiKey, ...more });
+
+  it('is answered 200 with a token of exactly the claims that SDKs read, and no expiry', async () => {
+    const earliest = Math.floor(Date.now() / 1000);
+    const { status, json, headers } = await auth(withKey(DEV_KEY));
+    expect(status).toBe(200);
+    expect(headers.get('content-type')).toContain('application/json');
+    const { authToken, ...rest } = json() as { authToken: string };
+    expect(rest).toEqual({});
+    const { iat, nbf, ...claims } = claimsOf(authToken);
+    expect(claims).toEqual({
+      apiKey: `auth-key-${sha256(DEV_KEY)}`,
+      environment: DEV,
+      environmentIdentifier: 'dev',
+      accountID: 'acme',
+      clusterIdentifier: '1',
+    });
+    expect(nbf).toBe(iat);
+    expect(iat).toBeGreaterThanOrEqual(earliest);
+    expect(iat).toBeLessThanOrEqual(Date.now() / 1000);
+    expect(authToken).toBe(token(claimsOf(authToken)));
+  });
+
+  it('leaves out what the relay does not know of the environment', async () => {
+    expect(claimsOf(await gateway.signIn(PROD_KEY))).toEqual({
+      apiKey: `auth-key-${sha256(PROD_KEY)}`,
+      environment: PROD,
+      accountID: 'acme',
+      clusterIdentifier: '1',
+      iat: expect.any(Number),
+      nbf: expect.any(Number),
+    });
+  });
+
+  it('is answered 401 for a key that nobody knows, in a form that every SDK reads', async () => {
+    const { status, json } = await auth(withKey('no such key'));
+    expect(status).toBe(401);
+    expect(json()).toEqual(anError(401, 'unauthorised: this relay does not know the SDK key'));
+    expect((await auth(withKey(sha256(DEV_KEY)))).status).toBe(401);
+  });
+
+  it.each([
+    ['nothing', undefined],
+    ['an empty body', ''],
+    ['no key', '{}'],
+    ['an empty key', withKey('')],
+    ['a key that is no text', withKey(7)],
+    ['null', 'null'],
+    ['a list', '[]'],
+    ['what is not JSON', '{"apiKey":'],
+    ['a target without identifier', withKey(DEV_KEY, { target: {} })],
+    ['a target with an empty identifier', withKey(DEV_KEY, { target: { identifier: '' } })],
+    ['a target identifier above 1 KB', withKey(DEV_KEY, { target: { identifier: 'x'.repeat(1025) } })],
+  ])('is answered 400 for %s', async (_, body) => {
+    const { status, json } = await auth(body);
+    expect(status).toBe(400);
+    expect(json()).toEqual(anError(400, expect.stringMatching(/^bad request: /)));
+    expect((await auth(body, { 'content-type': 'application/json' })).status).toBe(400);
+  });
+
+  it.each([
+    ['null', null],
+    ['with an odd identifier', { identifier: 'Zoë +1 / 漢字', name: 'x', anonymous: true }],
+    ['with nulls', { identifier: 'a', name: null, anonymous: null, attributes: null }],
+    ['with attributes of any kind', { identifier: 'a', attributes: { a: [1], b: { c: null } } }],
+  ])('takes a target %s', async (_, target) => {
+    expect((await auth(withKey(DEV_KEY, { target }))).status).toBe(200);
+  });
+
+  it.each(['text/plain', 'application/x-www-form-urlencoded', 'application/json; charset=UTF-8', 'odd'])(
+    'takes a body that is called %s',
+    async (type) => {
+      expect((await auth(withKey(DEV_KEY), { 'content-type': type })).status).toBe(200);
+    },
+  );
+
+  it('takes a body of no content type, and one in chunks', async () => {
+    expect((await auth(Buffer.from(withKey(DEV_KEY)))).status).toBe(200);
+    const request = httpRequest(`${gateway.url}/client/auth`, { method: 'POST' });
+    request.write('{"apiKey":');
+    request.end(`"${DEV_KEY}"}`);
+    const [response] = (await once(request, 'response')) as [{ statusCode: number; resume: () => void }];
+    response.resume();
+    expect(response.statusCode).toBe(200);
+  });
+
+  it('takes a body of 500 KB and refuses one above 512 KB with 413', async () => {
+    const attributes = (bytes: number) => ({ identifier: 'a', attributes: { x: 'x'.repeat(bytes) } });
+    expect((await auth(withKey(DEV_KEY, { target: attributes(500 * 1024) }))).status).toBe(200);
+    const { status, json } = await auth(withKey(DEV_KEY, { target: attributes(512 * 1024) }));
+    expect(status).toBe(413);
+    expect(json()).toEqual(anError(413));
+  });
+
+  it('works with the double slash that a base URL with a trailing slash makes', async () => {
+    expect((await auth(withKey(DEV_KEY), {}, '//client/auth')).status).toBe(200);
+    expect(
+      (await gateway.call('GET', `//client/env/${DEV}/feature-configs`, await gateway.bearer())).status,
+    ).toBe(200);
+  });
+});
+
+describe('An unknown key', () => {
+  afterEach(cleanUp);
+
+  it('is answered 403 where that is set', async () => {
+    const { call } = await start([], { UNKNOWN_KEY_STATUS: '403' });
+    const { status, json } = await call('POST', '/client/auth', {}, '{"apiKey":"no such key"}');
+    expect(status).toBe(403);
+    expect(json()).toEqual(anError(403));
+  });
+
+  it('opens the environment from the moment it is added', async () => {
+    const { upstream, read, call } = await start();
+    expect((await call('POST', '/client/auth', {}, '{"apiKey":"late"}')).status).toBe(401);
+    await upstream.happens(keyAdded('late', DEV));
+    expect((await read('feature-configs', 'late')).status).toBe(200);
+  });
+});
+
+describe('Reading', () => {
+  const andRules = [
+    { ruleId: 'both', priority: 1, clauses: ['a', 'b'].map((value) => equal(value)) },
+    { ruleId: 'one', priority: 2, clauses: [equal('c')] },
+  ];
+  const ODD = [
+    'with spaces and +',
+    'a/b?c#d',
+    '..',
+    '%2F',
+    'ünï-漢字-😀',
+    'x'.repeat(1000),
+    '漢'.repeat(1000),
+  ];
+  let gateway: Gateway;
+  beforeAll(async () => {
+    gateway = await start([
+      flag('b', 2),
+      flag('a', 3),
+      flag('c'),
+      noFlag('c'),
+      segment('beta', { servingRules: andRules }),
+      segment('alpha', { rules: [equal('x')] }),
+      flag('only-in-prod', 1, PROD),
+      ...ODD.map((identifier) => flag(identifier)),
+      ...ODD.map((identifier) => segment(identifier)),
+    ]);
+  });
+  afterAll(cleanUp);
+
+  function equal(value: string) {
+    return { attribute: 'email', op: 'equal', values: [value], negate: false };
+  }
+
+  it('gives all flags, by identifier, as JSON that nobody may keep', async () => {
+    const { status, headers, json } = await gateway.read('feature-configs?cluster=1');
+    expect(status).toBe(200);
+    expect(headers.get('content-type')).toBe('application/json; charset=utf-8');
+    expect(headers.get('cache-control')).toBe('no-cache');
+    const flags = json() as Flag[];
+    expect(flags.map(({ feature }) => feature)).toEqual(['a', 'b', ...ODD].toSorted());
+    expect(flags.find(({ feature }) => feature === 'a')).toEqual(aFlag('a', 3));
+  });
+
+  it('gives a flag alone with the bytes that the list has', async () => {
+    const { status, text, headers } = await gateway.read('feature-configs/a');
+    expect(status).toBe(200);
+    expect(headers.get('cache-control')).toBe('no-cache');
+    expect((await gateway.read('feature-configs')).text).toContain(text);
+    expect(text).toBe(JSON.stringify(aFlag('a', 3)));
+  });
+
+  it('gives an empty list of an environment that has nothing', async () => {
+    expect((await gateway.read('target-segments', PROD_KEY)).text).toBe('[]');
+  });
+
+  it('gives target groups, by identifier, with serving rules to those who ask for them', async () => {
+    const { json } = await gateway.read('target-segments?cluster=1&rules=v2');
+    const groups = json() as Segment[];
+    expect(groups.map(({ identifier }) => identifier)).toEqual(['alpha', 'beta', ...ODD].toSorted());
+    const beta = groups.find(({ identifier }) => identifier === 'beta');
+    expect(beta).toMatchObject({ servingRules: andRules });
+    expect(beta).not.toHaveProperty('rules');
+    const alone = await gateway.read('target-segments/beta?rules=v2');
+    expect(alone.json()).toEqual(beta);
+  });
+
+  it.each(['target-segments', 'target-segments?rules=v1'])(
+    'gives %s with the rules that decide alone',
+    async (path) => {
+      const groups = (await gateway.read(path)).json() as Segment[];
+      const beta = groups.find(({ identifier }) => identifier === 'beta');
+      expect(beta).toMatchObject({ rules: [equal('c')] });
+      expect(beta).not.toHaveProperty('servingRules');
+      expect((await gateway.read('target-segments/beta')).json()).toEqual(beta);
+    },
+  );
+
+  it('takes ; for & in queries, and parameters that it does not know', async () => {
+    const { json } = await gateway.read('target-segments/beta?cluster=undefined;rules=v2;stream=%2A');
+    expect(json()).toHaveProperty('servingRules');
+  });
+
+  it.each(ODD)('finds %j', async (identifier) => {
+    const path = encodeURIComponent(identifier).replace(/^\.\.$/, '%2E%2E');
+    const wire = new Wire(gateway.port);
+    wire.send('GET', `/client/env/${DEV}/feature-configs/${path}`, {
+      ...(await gateway.bearer()),
+      connection: 'close',
+    });
+    await wire.closed;
+    expect(wire.head).toMatch(/^http\/1.1 200 /);
+    expect(JSON.parse(Buffer.from(wire.body, 'latin1').toString())).toEqual(aFlag(identifier));
+    expect((await gateway.read(`target-segments/${path === '%2E%2E' ? 'beta' : path}`)).status).toBe(200);
+  });
+
+  it.each([
+    'feature-configs/none',
+    'feature-configs/c',
+    'target-segments/none',
+    'feature-configs/only-in-prod',
+  ])('answers %s, which is not there, 404 at once', async (path) => {
+    const { status, json } = await gateway.read(path);
+    expect(status).toBe(404);
+    expect(json()).toEqual(anError(404, expect.stringMatching(/^not found: (flag|target group) /)));
+  });
+
+  it('answers HEAD as GET, without a body', async () => {
+    const { status, headers, text } = await gateway.call(
+      'HEAD',
+      `/client/env/${DEV}/feature-configs`,
+      await gateway.bearer(),
+    );
+    expect(status).toBe(200);
+    expect(text).toBe('');
+    const list = await gateway.read('feature-configs');
+    expect(headers.get('content-length')).toBe(String(Buffer.byteLength(list.text)));
+  });
+
+  it('takes headers of 300 KB', async () => {
+    const headers = { ...(await gateway.bearer()), 'Harness-Target': 'x'.repeat(300 * 1024) };
+    expect((await gateway.call('GET', `/client/env/${DEV}/feature-configs`, headers)).status).toBe(200);
+  });
+
+  it('is never compressed', async () => {
+    const headers = { ...(await gateway.bearer()), 'accept-encoding': 'gzip, br, deflate' };
+    const { headers: answered } = await gateway.call('GET', `/client/env/${DEV}/feature-configs`, headers);
+    expect(answered.get('content-encoding')).toBeNull();
+  });
+
+  it('of an environment by a token of another is refused with 401', async () => {
+    for (const path of ['feature-configs', 'feature-configs/a', 'target-segments', 'target-segments/beta']) {
+      const { status, json } = await gateway.read(path, PROD_KEY, DEV);
+      expect(status).toBe(401);
+      expect(json()).toEqual(anError(401, `Environment ID [${PROD}] mismatch with requested ${DEV}`));
+    }
+  });
+
+  describe('with a token', () => {
+    const now = () => Math.floor(Date.now() / 1000);
+    const good = () => ({
+      apiKey: `auth-key-${sha256(DEV_KEY)}`,
+      environment: DEV,
+      clusterIdentifier: '1',
+      iat: now(),
+      nbf: now(),
+    });
+    const readWith = async (authorization: string | undefined, path = `/client/env/${DEV}/feature-configs`) =>
+      gateway.call('GET', path, authorization === undefined ? {} : { authorization });
+
+    it('of another gateway with the same secret is allowed', async () => {
+      expect((await readWith(`Bearer ${token(good())}`)).status).toBe(200);
+      expect((await readWith(`bearer ${token(good())}`)).status).toBe(200);
+    });
+
+    it('of a gateway whose clock is two minutes ahead is allowed', async () => {
+      const ahead = { iat: now() + 120, nbf: now() + 120 };
+      expect((await readWith(`Bearer ${token({ ...good(), ...ahead })}`)).status).toBe(200);
+    });
+
+    it('that is years old is allowed', async () => {
+      expect(
+        (await readWith(`Bearer ${token({ ...good(), iat: 1_500_000_000, nbf: 1_500_000_000 })}`)).status,
+      ).toBe(200);
+    });
+
+    it.each<[string, () => string | undefined]>([
+      ['that is missing', () => undefined],
+      ['that is empty', () => 'Bearer '],
+      ['of another scheme', () => `Basic ${token(good())}`],
+      ['that is garbled', () => 'Bearer abc.def.ghi'],
+      [
+        'with a changed claim',
+        () => `Bearer ${token(good()).replace(/\..*\./, `.${part({ ...good(), x: 1 })}.`)}`,
+      ],
+      ['that somebody else signed', () => `Bearer ${token(good(), { secret: 'b'.repeat(32) })}`],
+      ['that nobody signed', () => `Bearer ${token(good(), { alg: 'none' })}`],
+      ['of another algorithm', () => `Bearer ${token(good(), { alg: 'HS512' })}`],
+      ['without a key', () => `Bearer ${token({ ...good(), apiKey: undefined })}`],
+      ['without an environment', () => `Bearer ${token({ ...good(), environment: undefined })}`],
+      [
+        'of a key that does not exist',
+        () => `Bearer ${token({ ...good(), apiKey: `auth-key-${sha256('x')}` })}`,
+      ],
+      [
+        'of a key of another environment',
+        () => `Bearer ${token({ ...good(), apiKey: `auth-key-${sha256(PROD_KEY)}` })}`,
+      ],
+      ['of an environment that does not exist', () => `Bearer ${token({ ...good(), environment: 'none' })}`],
+      ['that is no object', () => `Bearer ${token(['x'])}`],
+    ])('%s is refused with 401', async (_, authorization) => {
+      for (const path of [`/client/env/${DEV}/feature-configs`, '/stream']) {
+        const { status, json } = await readWith(authorization(), path);
+        expect(status).toBe(401);
+        expect(json()).toEqual(anError(401));
+      }
+    });
+  });
+});
+
+describe('The SDK port', () => {
+  let gateway: Gateway;
+  beforeAll(async () => {
+    gateway = await start([flag('a')]);
+  });
+  afterAll(cleanUp);
+  const flagsPath = `/client/env/${DEV}/feature-configs`;
+
+  it.each<[string, string, string]>([
+    ['GET', '/client/auth', 'POST, OPTIONS'],
+    ['DELETE', flagsPath, 'GET, HEAD, OPTIONS'],
+    ['POST', `${flagsPath}/a`, 'GET, HEAD, OPTIONS'],
+    ['PUT', `/client/env/${DEV}/target-segments`, 'GET, HEAD, OPTIONS'],
+    ['POST', '/stream', 'GET, HEAD, OPTIONS'],
+    ['POST', '/health', 'GET, HEAD, OPTIONS'],
+    ['GET', `/metrics/${DEV}`, 'POST, OPTIONS'],
+  ])('answers %s %s with 405 and what is allowed', async (method, path, allow) => {
+    const { status, headers, json } = await gateway.call(method, path);
+    expect(status).toBe(405);
+    expect(headers.get('allow')).toBe(allow);
+    expect(json()).toEqual(anError(405));
+  });
+
+  it.each(['/', '/nothing/here', '/client', `/client/env/${DEV}`, `${flagsPath}/a/b`])(
+    'answers 404 for %s, which is no route',
+    async (path) => {
+      const { status, json } = await gateway.call('GET', path);
+      expect(status).toBe(404);
+      expect(json()).toEqual(anError(404));
+    },
+  );
+
+  it('answers 400 for a path that cannot be decoded, in the same form', async () => {
+    const { status, json, headers } = await gateway.call('GET', `${flagsPath}/%zz`);
+    expect(status).toBe(400);
+    expect(json()).toEqual(anError(400));
+    expect(headers.get('access-control-allow-origin')).toBe('*');
+  });
+
+  it.each(['/client/auth', flagsPath, `${flagsPath}/a`, '/stream', `/metrics/${DEV}`, '/health'])(
+    'lets browsers call %s with the headers that SDKs send',
+    async (path) => {
+      const asked =
+        'authorization,api-key,cache-control,content-type,harness-sdk-info,harness-accountid,harness-environmentid,harness-target';
+      const { status, headers } = await gateway.call('OPTIONS', path, {
+        origin: 'https://app.example',
+        'access-control-request-method': 'GET',
+        'access-control-request-headers': asked,
+      });
+      expect(status).toBe(204);
+      expect(headers.get('access-control-allow-origin')).toBe('*');
+      const allowed = headers.get('access-control-allow-headers')?.toLowerCase().split(/, */);
+      expect(allowed).toEqual(expect.arrayContaining(asked.split(',')));
+      const methods = headers.get('access-control-allow-methods')?.split(/, */);
+      expect(methods).toEqual(expect.arrayContaining(['GET', 'POST', 'OPTIONS']));
+    },
+  );
+
+  it('answers an OPTIONS request that is no preflight', async () => {
+    expect((await gateway.call('OPTIONS', flagsPath)).status).toBe(204);
+  });
+
+  it.each<[number, string, string, string | undefined]>([
+    [200, 'GET', '/health', undefined],
+    [400, 'POST', '/client/auth', '{'],
+    [401, 'POST', '/client/auth', '{"apiKey":"x"}'],
+    [401, 'GET', flagsPath, undefined],
+    [401, 'GET', '/stream', undefined],
+    [404, 'GET', '/none', undefined],
+    [405, 'PUT', '/stream', undefined],
+    [413, 'POST', '/client/auth', 'x'.repeat(600 * 1024)],
+  ])('lets browsers see a %d, and names the request', async (status, method, path, body) => {
+    const answer = await gateway.call(
+      method,
+      path,
+      { origin: 'https://a.example', 'x-request-id': 'r-1' },
+      body,
+    );
+    expect(answer.status).toBe(status);
+    expect(answer.headers.get('access-control-allow-origin')).toBe('*');
+    expect(answer.headers.get('x-request-id')).toBe('r-1');
+  });
+
+  it('gives a request a name if it has none', async () => {
+    const { headers } = await gateway.call('GET', '/health');
+    expect(headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
+  });
+
+  it('tells its health in the words of the Go relay', async () => {
+    const { status, json } = await gateway.call('GET', '/health');
+    expect(status).toBe(200);
+    expect(json()).toEqual({
+      configStatus: { state: 'FAILED_TO_SYNC', since: expect.any(Number) },
+      streamStatus: { state: 'INITIALIZING', since: expect.any(Number) },
+      cacheStatus: 'healthy',
+    });
+  });
+
+  it.each<[string, number]>([
+    ['small', 10],
+    ['of 9 MB', 9_000_000],
+    ['of 40 MB', 40_000_000],
+  ])('refuses counts, %s, with the 400 after which SDKs let them go', async (_, bytes) => {
+    const { status, json } = await gateway.call(
+      'POST',
+      `/metrics/${DEV}?cluster=1`,
+      { ...(await gateway.bearer()), 'content-type': 'application/json' },
+      JSON.stringify({ metricsData: 'x'.repeat(bytes) }),
+    );
+    expect(status).toBe(400);
+    expect(json()).toEqual(anError(400));
+  });
+
+  it('refuses counts of strangers with 401', async () => {
+    expect((await gateway.call('POST', `/metrics/${DEV}`, {}, '{}')).status).toBe(401);
+    expect((await gateway.call('POST', `/metrics/${DEV}`, await gateway.bearer(PROD_KEY), '{}')).status).toBe(
+      401,
+    );
+  });
+});
+
+describe('A gateway that starts', () => {
+  afterEach(cleanUp);
+
+  it('opens its port only when the whole account is there', async () => {
+    const probe = createServer().listen(0, '127.0.0.1');
+    await once(probe, 'listening');
+    const { port } = probe.address() as AddressInfo;
+    await new Promise((done) => probe.close(done));
+
+    const { upstream, serving } = await startEmpty({ PORT: String(port) });
+    let isServing = false;
+    void serving.then(() => (isServing = true));
+    await upstream.happens(...ACCOUNT, flag('a'));
+    const socket = connect(port, '127.0.0.1');
+    const [refusal] = (await once(socket, 'error')) as [NodeJS.ErrnoException];
+    expect(refusal.code).toBe('ECONNREFUSED');
+    expect(isServing).toBe(false);
+
+    await upstream.append(snapshot);
+    await serving;
+    const response = await fetch(`http://127.0.0.1:${port}/client/auth`, {
+      method: 'POST',
+      body: JSON.stringify({ apiKey: DEV_KEY }),
+    });
+    expect(response.status).toBe(200);
+  });
+});
+
+describe('A stream', () => {
+  afterEach(cleanUp);
+
+  it('opens with an empty comment in a chunk of its own, and says what SDKs look at', async () => {
+    const { stream } = await start();
+    const wire = await stream(DEV_KEY, { 'x-request-id': 'r-1', origin: 'https://a.example' });
+    expect(wire.body).toBe('3\r\n:\n\n\r\n');
+    expect(wire.head).toMatch(/^http\/1\.1 200 /);
+    for (const header of [
+      'content-type: text/event-stream',
+      'cache-control: no-cache',
+      'transfer-encoding: chunked',
+      'connection: close',
+      'access-control-allow-origin: *',
+      'x-request-id: r-1',
+    ]) {
+      expect(wire.head.split('\r\n')).toContain(header);
+    }
+  });
+
+  it('carries each event as one chunk, byte for byte', async () => {
+    const { stream, upstream } = await start();
+    const wire = await stream();
+    await upstream.happens(flag('ünï "code"\n', 7), segment('beta', { version: 3 }));
+    await wire.until('"beta"');
+    await upstream.happens(noFlag('ünï "code"\n', 8));
+    await wire.until('"delete"');
+    const name = Buffer.from(JSON.stringify('ünï "code"\n')).toString('latin1');
+    const event = (event: string, domain: string, identifier: string, version: number) =>
+      `event: *\ndata: {"event":"${event}","domain":"${domain}","identifier":${identifier},"version":${version},"environment":"${DEV}"}\n\n`;
+    expect(wire.chunks).toEqual([
+      ':\n\n',
+      event('create', 'flag', name, 7),
+      event('create', 'target-segment', '"beta"', 3),
+      event('delete', 'flag', name, 8),
+    ]);
+  });
+
+  it.each(['gzip', 'gzip, deflate, br', '*'])(
+    'is not compressed for those who accept %s',
+    async (encoding) => {
+      const { stream, upstream } = await start();
+      const wire = await stream(DEV_KEY, { 'accept-encoding': encoding });
+      await upstream.happens(flag('a'));
+      await wire.until('"identifier":"a"');
+      expect(wire.head).not.toContain('content-encoding');
+    },
+  );
+
+  it('beats in a chunk of its own', async () => {
+    jest.useFakeTimers({ doNotFake: timersBut('setInterval', 'clearInterval') });
+    cleanUps.push(() => jest.useRealTimers());
+    const { stream, upstream } = await start();
+    const wire = await stream();
+    jest.advanceTimersByTime(10_000);
+    await upstream.happens(flag('a'));
+    await wire.until('"identifier":"a"');
+    expect(wire.chunks).toEqual([':\n\n', ':\n\n', expect.stringMatching(/^event: /)]);
+  });
+
+  it('comes unchunked to a client of HTTP/1.0', async () => {
+    const { port, bearer, upstream } = await start();
+    const wire = new Wire(port);
+    wire.send('GET', '/stream', { ...(await bearer()), 'API-Key': DEV_KEY }, '1.0');
+    await wire.until(':\n\n');
+    await upstream.happens(flag('a'));
+    await wire.until('"identifier":"a"');
+    expect(wire.head).not.toContain('transfer-encoding');
+    expect(wire.body).toMatch(/^:\n\nevent: \*\ndata: \{.*\}\n\n$/);
+  });
+
+  it('needs the key once more, of the same environment', async () => {
+    const { call, bearer } = await start();
+    const dev = await bearer();
+    const refusals = [
+      [400, dev],
+      [400, { ...dev, 'API-Key': '' }],
+      [401, { ...dev, 'API-Key': PROD_KEY }],
+      [401, { ...dev, 'API-Key': 'no such key' }],
+      [401, { 'API-Key': DEV_KEY }],
+    ] as const;
+    for (const [status, headers] of refusals) {
+      const answer = await call('GET', '/stream?cluster=1', headers);
+      expect(answer.status).toBe(status);
+      expect(answer.json()).toEqual(anError(status));
+    }
+  });
+
+  it('answers HEAD with its headers alone', async () => {
+    const { port, bearer, upstream } = await start();
+    const wire = new Wire(port);
+    wire.send('HEAD', '/stream', { ...(await bearer()), 'API-Key': DEV_KEY });
+    await wire.closed;
+    await upstream.happens(flag('a'));
+    expect(wire.head).toContain('content-type: text/event-stream');
+    expect(wire.body).toBe('');
+  });
+
+  it('is gone when its reader is, and so is one that was asked for behind it on the same connection', async () => {
+    const { port, bearer, hub } = await start();
+    const headers = { ...(await bearer()), 'API-Key': DEV_KEY };
+    const wire = new Wire(port);
+    wire.send('GET', '/stream', headers);
+    wire.send('GET', '/stream', headers);
+    await wire.until(':\n\n');
+    expect(hub.openStreams).toBe(1);
+    wire.socket.destroy();
+    await until(() => hub.openStreams === 0);
+  });
+
+  it('tells of flags and target groups, and of nothing else', async () => {
+    const { stream, upstream } = await start();
+    const wire = await stream();
+    await upstream.happens(keyAdded('another', DEV), keyRemoved('another', DEV), flag('a'));
+    await wire.until('"identifier":"a"');
+    expect(wire.events).toHaveLength(1);
+  });
+
+  it('carries every change of its environment in order, beside many others', async () => {
+    const { stream, upstream } = await start();
+    const wires = await Promise.all(Array.from({ length: 25 }, () => stream()));
+    const versions = Array.from({ length: 100 }, (_, i) => i + 1);
+    await upstream.happens(
+      ...versions.flatMap((version) => [flag('a', version), flag('b', version)]),
+      flag('end'),
+    );
+    for (const wire of wires) {
+      await wire.until('"identifier":"end"');
+      expect(wire.events.map(({ identifier, version }) => `${identifier} ${version}`)).toEqual([
+        ...versions.flatMap((version) => [`a ${version}`, `b ${version}`]),
+        'end 1',
+      ]);
+    }
+  });
+
+  it('never carries a change of another environment (P10)', async () => {
+    const { stream, upstream } = await start();
+    const [dev, prod] = [await stream(DEV_KEY), await stream(PROD_KEY)];
+    await upstream.happens(flag('a', 1, PROD), flag('b', 1, DEV), flag('c', 1, PROD), flag('end', 1, DEV));
+    await upstream.happens(flag('end', 1, PROD));
+    await dev.until('"identifier":"end"');
+    await prod.until('"identifier":"end"');
+    expect(dev.events.map(({ identifier }) => identifier)).toEqual(['b', 'end']);
+    expect(prod.events.map(({ identifier }) => identifier)).toEqual(['a', 'c', 'end']);
+  });
+
+  it('tells only what can be read at once (P3)', async () => {
+    const { stream, upstream, bearer, call } = await start();
+    const wire = await stream();
+    const authorization = await bearer();
+    const published = upstream.happens(...Array.from({ length: 200 }, (_, i) => flag('a', i + 1)));
+    for (let told = 0; told < 200; told = wire.events.at(-1)?.version ?? 0) {
+      await wire.until(`"version":${told + 1},`);
+      const newest = wire.events.at(-1)?.version ?? 0;
+      const { json } = await call('GET', `/client/env/${DEV}/feature-configs/a`, authorization);
+      expect((json() as Flag).version).toBeGreaterThanOrEqual(newest);
+    }
+    await published;
+  });
+
+  it('waits with a notice that comes before its fact', async () => {
+    const { stream, upstream, read, views } = await start([flag('a', 1)]);
+    const wire = await stream();
+    const { promise: waited, resolve: wait } = Promise.withResolvers<void>();
+    const caughtUp = views.caughtUp.bind(views);
+    views.caughtUp = (position) => {
+      if (position.sequence === of.sequence) wait();
+      return caughtUp(position);
+    };
+    const head = await upstream.log.head('FF_FACTS');
+    const of = { ...head, sequence: head.sequence + 1 };
+    await upstream.tell({ event: 'patch', kind: 'flag', environment: DEV, identifier: 'a', version: 2 }, of);
+    await waited;
+    expect((await read('feature-configs/a')).json()).toMatchObject({ version: 1 });
+    expect(wire.events).toEqual([]);
+    await upstream.append(flag('a', 2));
+    await wire.until('"version":2');
+    expect((await read('feature-configs/a')).json()).toMatchObject({ version: 2 });
+  });
+
+  it('does not tell of a flag or target group that is gone by now, but that it is gone', async () => {
+    const { stream, upstream } = await start();
+    const wire = await stream();
+    const group = (event: Notice['event']): Notice => ({
+      event,
+      kind: 'segment',
+      environment: DEV,
+      identifier: 'g',
+      version: 1,
+    });
+    const facts = [flag('a'), noFlag('a', 2), segment('g')];
+    const positions = await Promise.all(facts.map((fact) => upstream.append(fact)));
+    const gone = await upstream.append({
+      type: 'SegmentRemoved',
+      environment: DEV,
+      identifier: 'g',
+      version: 1,
+    });
+    const notice = (event: Notice['event'], version: number): Notice => ({
+      event,
+      kind: 'flag',
+      environment: DEV,
+      identifier: 'a',
+      version,
+    });
+    await upstream.tell(notice('create', 1), { ...gone });
+    await upstream.tell(notice('delete', 2), { ...gone });
+    await upstream.tell(group('create'), { ...gone });
+    await upstream.tell(group('delete'), { ...gone });
+    await wire.until('"identifier":"g"');
+    expect(positions).toHaveLength(3);
+    expect(wire.events.map(({ event, identifier }) => `${event} ${identifier}`)).toEqual([
+      'delete a',
+      'delete g',
+    ]);
+  });
+
+  it('goes on after a notice that cannot be read', async () => {
+    const { stream, upstream } = await start();
+    const wire = await stream();
+    await upstream.log.append('FF_CHANGES', {
+      subject: 'ff.changes.v1.x.flag.y',
+      id: 'bad',
+      body: 'not JSON',
+    });
+    await upstream.happens(flag('a'));
+    await wire.until('"identifier":"a"');
+    expect(wire.events).toHaveLength(1);
+  });
+
+  it('goes on after a fact that cannot be read', async () => {
+    const { stream, upstream, read } = await start();
+    const wire = await stream();
+    await upstream.log.append('FF_FACTS', { subject: 'ff.facts.v1.x.flag.y', id: 'bad', body: 'not JSON' });
+    await upstream.happens(flag('a'));
+    await wire.until('"identifier":"a"');
+    expect((await read('feature-configs/a')).status).toBe(200);
+  });
+
+  it('that nobody reads is let go once too much waits for it, and others notice nothing', async () => {
+    const { stream, upstream, serverSide } = await start();
+    const [reader, sleeper] = [await stream(), await stream()];
+    sleeper.socket.pause();
+    const head = await upstream.log.head('FF_FACTS');
+    const identifier = 'x'.repeat(1000);
+    let version = 0;
+    while (!serverSide(sleeper)?.destroyed) {
+      const notices = Array.from({ length: 300 }, () => ++version);
+      await Promise.all(
+        notices.map((version) =>
+          upstream.tell({ event: 'delete', kind: 'flag', environment: DEV, identifier, version }, head),
+        ),
+      );
+      await reader.until(`"version":${version},`);
+    }
+    sleeper.socket.resume();
+    await sleeper.closed;
+    expect(sleeper.text).not.toContain(`"version":${version},`);
+    expect(reader.events.map(({ version }) => version)).toEqual(
+      Array.from({ length: version }, (_, i) => i + 1),
+    );
+  });
+});
+
+describe('A revoked key', () => {
+  afterEach(cleanUp);
+
+  it('is refused and its streams end, and other keys of the environment notice nothing', async () => {
+    const { upstream, stream, bearer, call } = await start([flag('a')]);
+    const [revoked, kept] = [await bearer(DEV_KEY), await bearer(OTHER_DEV_KEY)];
+    const [ending, staying, prod] = [
+      await stream(DEV_KEY),
+      await stream(OTHER_DEV_KEY),
+      await stream(PROD_KEY),
+    ];
+    await upstream.happens(keyRemoved(DEV_KEY, DEV));
+    const path = `/client/env/${DEV}/feature-configs`;
+    expect((await call('GET', path, revoked)).status).toBe(401);
+    expect((await call('GET', '/stream', { ...revoked, 'API-Key': OTHER_DEV_KEY })).status).toBe(401);
+    expect((await call('POST', '/client/auth', {}, JSON.stringify({ apiKey: DEV_KEY }))).status).toBe(401);
+    expect((await call('GET', path, kept)).status).toBe(200);
+    await ending.closed;
+    expect(ending.body).toBe('3\r\n:\n\n\r\n0\r\n\r\n');
+    await upstream.happens(flag('a', 2), flag('a', 1, PROD));
+    await staying.until('"version":2');
+    await prod.until('"identifier":"a"');
+  });
+
+  it('hears nothing more, even when its reader is slow to see the end', async () => {
+    const { upstream, stream, serverSide } = await start();
+    const [slow, other] = [await stream(DEV_KEY), await stream(OTHER_DEV_KEY)];
+    slow.socket.pause();
+    const head = await upstream.log.head('FF_FACTS');
+    const tell = (identifier: string) =>
+      upstream.tell({ event: 'delete', kind: 'flag', environment: DEV, identifier, version: 1 }, head);
+    // Enough to fill what the system holds between the two, and not enough to be let go for it.
+    const waiting = () => serverSide(slow)?.writableLength ?? 0;
+    for (let i = 0; waiting() < 100_000; i++) {
+      await Promise.all(Array.from({ length: 100 }, () => tell('x'.repeat(1000))));
+      await tell(`filled ${i}`);
+      await other.until(`"filled ${i}"`);
+    }
+    await upstream.happens(keyRemoved(DEV_KEY, DEV));
+    await tell('secret');
+    await other.until('"identifier":"secret"');
+    slow.socket.resume();
+    await slow.closed;
+    expect(slow.text).toMatch(/0\r\n\r\n$/);
+    expect(slow.text).not.toContain('"identifier":"secret"');
+  });
+});
+
+describe('A removed environment', () => {
+  afterEach(cleanUp);
+
+  it('is refused and all its streams end, and other environments notice nothing', async () => {
+    const { upstream, stream, bearer, call } = await start([flag('a')]);
+    const headers = await bearer();
+    const ending = [await stream(DEV_KEY), await stream(OTHER_DEV_KEY)];
+    const prod = await stream(PROD_KEY);
+    await upstream.happens(removed(DEV));
+    expect((await call('GET', `/client/env/${DEV}/feature-configs`, headers)).status).toBe(401);
+    expect((await call('POST', '/client/auth', {}, JSON.stringify({ apiKey: DEV_KEY }))).status).toBe(401);
+    for (const wire of ending) {
+      await wire.closed;
+      expect(wire.text).toMatch(/0\r\n\r\n$/);
+    }
+    await upstream.happens(flag('a', 1, PROD));
+    await prod.until('"identifier":"a"');
+  });
+
+  it('that is added again starts empty, with the keys that it has now', async () => {
+    const { upstream, read, call } = await start([flag('a')]);
+    await upstream.happens(removed(DEV), added(DEV), keyAdded('new', DEV), flag('b'));
+    expect((await call('POST', '/client/auth', {}, JSON.stringify({ apiKey: DEV_KEY }))).status).toBe(401);
+    expect((await read('feature-configs', 'new')).json()).toEqual([aFlag('b')]);
+  });
+});
+
+describe('A key that moves to another environment', () => {
+  afterEach(cleanUp);
+
+  it.each([
+    ['added first', [keyAdded(DEV_KEY, PROD), keyRemoved(DEV_KEY, DEV)]],
+    ['removed first', [keyRemoved(DEV_KEY, DEV), keyAdded(DEV_KEY, PROD)]],
+  ])('opens that one and no more the first, %s', async (_, facts) => {
+    const { upstream, signIn, bearer, call } = await start();
+    const headers = await bearer();
+    await upstream.happens(...facts);
+    expect(claimsOf(await signIn())).toMatchObject({ environment: PROD });
+    expect((await call('GET', `/client/env/${DEV}/feature-configs`, headers)).status).toBe(401);
+  });
+});
+
+describe('A gateway that stops', () => {
+  afterEach(cleanUp);
+
+  it('ends its streams cleanly and is done', async () => {
+    const { app, stream } = await start();
+    const wires = await Promise.all([stream(DEV_KEY), stream(DEV_KEY), stream(PROD_KEY)]);
+    await app.close();
+    for (const wire of wires) {
+      await wire.closed;
+      expect(wire.body).toBe('3\r\n:\n\n\r\n0\r\n\r\n');
+    }
+  });
+
+  it('is done although a connection is open that asks for nothing', async () => {
+    const { app, port } = await start();
+    const idle = new Wire(port);
+    await once(idle.socket, 'connect');
+    await app.close();
+    await idle.closed;
+  });
+
+  it('opens no stream any more', async () => {
+    const { hub, call, bearer } = await start();
+    const headers = { ...(await bearer()), 'API-Key': DEV_KEY };
+    await hub.stop();
+    const { status, headers: answered, json } = await call('GET', '/stream', headers);
+    expect(status).toBe(503);
+    expect(answered.get('retry-after')).toMatch(/^\d+$/);
+    expect(json()).toEqual(anError(503));
+  });
+});
+
+async function until(holds: () => boolean): Promise<void> {
+  for (const deadline = Date.now() + 20_000; !holds();) {
+    if (Date.now() > deadline) throw new Error(`it did not come about: ${holds.toString()}`);
+    await new Promise((done) => setImmediate(done));
+  }
+}
+
+/** Everything that could be faked but these. */
+function timersBut(...faked: string[]) {
+  const all = [
+    'Date',
+    'hrtime',
+    'nextTick',
+    'performance',
+    'queueMicrotask',
+    'setImmediate',
+    'clearImmediate',
+    'setInterval',
+    'clearInterval',
+    'setTimeout',
+    'clearTimeout',
+  ] as const;
+  return all.filter((timer) => !faked.includes(timer));
+}

@@ -1,0 +1,1039 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+
+import {
+  apiKeysOf,
+  environmentFactsIn,
+  type EnvironmentState,
+  type Fact,
+  factIn,
+  flagIn,
+  flagsOf,
+  fold,
+  segmentIn,
+  unknownEnvironment,
+} from '#libs/domain';
+import { EmbeddedEventLog } from '#libs/event-log';
+import { UpstreamStatus } from '#libs/observability';
+import { SaasClient } from '#libs/saas-client';
+
+import type { Backoff } from './backoff.js';
+import { aFlag, aSegment } from './entities.suite.js';
+import { Ingestor, type IngestorOptions } from './ingestor.js';
+import { Ledger } from './ledger.js';
+import {
+  type Answer,
+  body,
+  cut,
+  page,
+  refusal,
+  ScriptedUpstream,
+  type UpstreamEnvironment,
+} from './scripted-upstream.suite.js';
+
+const KEY = 'a'.repeat(64);
+const OTHER_KEY = 'b'.repeat(64);
+const HOUR_MS = 3_600_000;
+
+const anEnvironment = (changes: Partial<UpstreamEnvironment> = {}): UpstreamEnvironment => ({
+  flags: [aFlag('dark-mode'), aFlag('banner')],
+  segments: [aSegment('beta')],
+  apiKeys: [KEY],
+  ...changes,
+});
+
+let folder: string;
+let log: EmbeddedEventLog;
+let upstream: ScriptedUpstream;
+let logged: string[];
+let ingestors: Ingestor[];
+
+beforeEach(async () => {
+  logged = [];
+  ingestors = [];
+  const note = (message: unknown) => void logged.push(String(message));
+  Logger.overrideLogger({ log: note, warn: note, error: note });
+  folder = await mkdtemp(join(tmpdir(), 'ff-relay-ingestor-'));
+  log = await EmbeddedEventLog.open(folder);
+  upstream = await ScriptedUpstream.start({ dev: anEnvironment() });
+});
+
+afterEach(async () => {
+  await Promise.all(ingestors.map((ingestor) => ingestor.stop()));
+  upstream.close();
+  await log.close();
+  await rm(folder, { recursive: true });
+});
+
+interface Running {
+  readonly ingestor: Ingestor;
+  readonly status: UpstreamStatus;
+  /** Resolves when the account has been compared once more, or for the first time. */
+  readonly compared: () => Promise<void>;
+}
+
+const impatient: Backoff = () => 1;
+
+async function start(options: Partial<IngestorOptions> = {}, backoff = impatient): Promise<Running> {
+  const saas = new SaasClient({ baseUrl: upstream.url, proxyKey: 'key', streamIdleTimeoutMs: HOUR_MS });
+  let clock = 0;
+  const status = new UpstreamStatus(() => ++clock);
+  const ingestor = new Ingestor(
+    log,
+    saas,
+    status,
+    { reconcileIntervalMs: HOUR_MS, keepServingOnKeyDeletion: false, ...options },
+    backoff,
+  );
+  ingestors.push(ingestor);
+  await ingestor.start();
+  let last: number | undefined;
+  const compared = async () => {
+    last = await eventually(
+      () => status.lastAgreedMs,
+      (agreed) => agreed !== last,
+    );
+  };
+  return { ingestor, status, compared };
+}
+
+/** An ingestor that has the account of the upstream in the log and listens. */
+async function listening(options: Partial<IngestorOptions> = {}, backoff = impatient): Promise<Running> {
+  const running = await start(options, backoff);
+  await running.compared();
+  upstream.asked.length = 0;
+  return running;
+}
+
+async function eventually<Seen>(
+  look: () => Seen | Promise<Seen>,
+  holds: (seen: Seen) => unknown,
+): Promise<Seen> {
+  const deadline = Date.now() + 15_000;
+  for (;;) {
+    const seen = await look();
+    if (holds(seen)) return seen;
+    if (Date.now() > deadline) {
+      throw new Error(
+        `it did not come about; last seen: ${JSON.stringify(seen)}; logged: ${logged.join('\n')}`,
+      );
+    }
+    await delay(2);
+  }
+}
+
+/** Every fact of the log, oldest first. */
+async function facts(): Promise<Fact[]> {
+  const { sequence } = await log.head('FF_FACTS');
+  const all: Fact[] = [];
+  if (sequence === 0) return all;
+  for await (const messages of log.tail('FF_FACTS', undefined, new AbortController().signal)) {
+    all.push(...messages.map((message) => factIn(message.body)));
+    if ((messages.at(-1)?.position.sequence ?? 0) >= sequence) break;
+  }
+  return all;
+}
+const typesOf = (all: readonly Fact[]) => all.map(({ type }) => type);
+const removalsIn = (all: readonly Fact[]) => typesOf(all).filter((type) => type.endsWith('Removed'));
+
+/** What the log says about an environment. */
+async function state(id = 'dev'): Promise<EnvironmentState> {
+  const read = [];
+  for await (const messages of log.latest('FF_FACTS')) {
+    read.push(
+      ...messages.map((message) => ({ fact: factIn(message.body), sequence: message.position.sequence })),
+    );
+  }
+  return fold(
+    unknownEnvironment(id),
+    environmentFactsIn(read).filter(({ fact }) => fact.environment === id),
+  );
+}
+const becomes = (holds: (seen: EnvironmentState) => unknown, id = 'dev') =>
+  eventually(() => state(id), holds);
+const becomesLogged = (text: string) =>
+  eventually(
+    () => logged,
+    (lines) => lines.some((line) => line.includes(text)),
+  );
+const versionIn = (seen: EnvironmentState, flag: string) => flagIn(seen, flag)?.version;
+
+/** A new version of a flag upstream, of which nobody is told. */
+function change(flag: string, version: number, id = 'dev'): void {
+  const environment = upstream.environment(id);
+  environment.flags = [
+    ...environment.flags.filter(({ feature }) => feature !== flag),
+    aFlag(flag, { version, state: 'on' }),
+  ];
+}
+
+const tellFlag = (event: string, identifier: string, version: number, environment = 'dev') =>
+  upstream.tell({ domain: 'flag', event, identifier, version, environment });
+const tellSegment = (event: string, identifier: string, version: number, environment = 'dev') =>
+  upstream.tell({ domain: 'target-segment', event, identifier, version, environment });
+const tellProxy = (event: string, fields: object = {}) =>
+  upstream.tell({ domain: 'proxy', event, ...fields });
+const makeCompare = () => upstream.say('data: garbage\n\n');
+
+/** One more change, told and waited for: whatever was said before it has been dealt with. */
+async function settled(): Promise<void> {
+  change('marker', 1);
+  tellFlag('create', 'marker', 1);
+  await becomes((seen) => flagIn(seen, 'marker'));
+}
+
+describe('A first start', () => {
+  it('writes the whole account: groups, then flags, then SDK keys, and that this was all', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment({ apiKeys: [OTHER_KEY] }) };
+    await listening();
+    const written = await facts();
+    for (const id of ['dev', 'prod']) {
+      expect(typesOf(written.filter((fact) => 'environment' in fact && fact.environment === id))).toEqual([
+        'EnvironmentAdded',
+        'SegmentPublished',
+        'FlagPublished',
+        'FlagPublished',
+        'ApiKeyAdded',
+      ]);
+    }
+    expect(written).toContainEqual({ type: 'EnvironmentAdded', environment: 'dev', account: 'acc' });
+    expect(written.at(-1)).toEqual({ type: 'SnapshotCompleted', account: 'acc', environments: 2 });
+  });
+
+  it('reads the account only once the stream is open, so that no change falls between the two', async () => {
+    const opening = upstream.hold('stream');
+    const { compared } = await start();
+    await opening.arrived;
+    expect(upstream.asked).toEqual(['auth', 'stream']);
+    opening.release();
+    await compared();
+    expect(upstream.asked).toEqual(['auth', 'stream', 'config']);
+  });
+
+  it('reads all pages', async () => {
+    const ids = ['a', 'b', 'c', 'd', 'e'];
+    upstream.environments = Object.fromEntries(ids.map((id) => [id, anEnvironment()]));
+    upstream.environmentsPerPage = 2;
+    await listening();
+    for (const id of ids) expect(flagsOf(await state(id))).toHaveLength(2);
+    expect((await facts()).at(-1)).toMatchObject({ type: 'SnapshotCompleted', environments: 5 });
+  });
+
+  it('waits for an upstream that is not there, as long as it asks', async () => {
+    const waits: number[] = [];
+    upstream.next('auth', cut, refusal(503, { 'retry-after': '7' }), refusal(401));
+    const { status, compared } = await start({}, (_failures, _random, askedMs = 0) => {
+      waits.push(askedMs);
+      return 1;
+    });
+    await compared();
+    expect(waits).toContain(7000);
+    await eventually(
+      () => status.streamStatus.state,
+      (now) => now === 'CONNECTED',
+    );
+    expect(flagsOf(await state())).toHaveLength(2);
+  });
+
+  it('says that all is there only when all is there', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    upstream.environmentsPerPage = 1;
+    upstream.next('config', (_, usual) => usual(), refusal(500));
+    await listening();
+    const types = typesOf(await facts());
+    expect(types.indexOf('SnapshotCompleted')).toBe(types.length - 1);
+    expect(types.filter((type) => type === 'EnvironmentAdded')).toHaveLength(2);
+  });
+});
+
+describe('An environment that is removed while the account is read for the first time', () => {
+  it('is not counted among what is there', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    upstream.environmentsPerPage = 1;
+    upstream.next('config', (_, usual) => usual());
+    const second = upstream.hold('config');
+    const { compared } = await start();
+    await second.arrived;
+    await becomes((seen) => apiKeysOf(seen).length === 1);
+    tellProxy('environmentsRemoved', { environments: ['dev'] });
+    await becomes((seen) => !seen.exists);
+    second.release();
+    await compared();
+    // The upstream goes on listing it, so it comes back before all is said to be there.
+    const types = typesOf(await facts());
+    expect(types.filter((type) => type === 'EnvironmentAdded')).toHaveLength(3);
+    expect(types.indexOf('SnapshotCompleted')).toBe(types.length - 1);
+  });
+});
+
+describe('A restart', () => {
+  it('with nothing changed upstream writes nothing', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment({ apiKeys: [OTHER_KEY] }) };
+    await (await listening()).ingestor.stop();
+    const before = await log.head('FF_FACTS');
+    await log.close();
+    log = await EmbeddedEventLog.open(folder);
+    await listening();
+    expect(await log.head('FF_FACTS')).toEqual(before);
+  });
+
+  it('finds what changed meanwhile, and only that', async () => {
+    await (await listening()).ingestor.stop();
+    const before = (await facts()).length;
+    change('dark-mode', 2);
+    await listening();
+    expect(typesOf((await facts()).slice(before))).toEqual(['FlagPublished']);
+    expect(versionIn(await state(), 'dark-mode')).toBe(2);
+  });
+
+  it('finishes the removal that a deleted proxy key had begun', async () => {
+    await (await listening()).ingestor.stop();
+    const ledger = new Ledger(log, Date.now);
+    await ledger.load();
+    await ledger.append([{ type: 'ProxyKeyDeleted', identifier: '' }]);
+    upstream.next('auth', ...Array<Answer>(3).fill(refusal(401)));
+    await start();
+    await becomes((seen) => !seen.exists);
+  });
+});
+
+describe('A change that is told', () => {
+  it('costs one read and becomes a fact', async () => {
+    await listening();
+    const before = (await facts()).length;
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(typesOf((await facts()).slice(before))).toEqual(['FlagPublished']);
+    expect(upstream.asked).toEqual(['flags dev']);
+  });
+
+  it('of a target group costs one read of the groups', async () => {
+    await listening();
+    upstream.environment('dev').segments = [aSegment('beta', { version: 2 })];
+    tellSegment('patch', 'beta', 2);
+    await becomes((seen) => segmentIn(seen, 'beta')?.version === 2);
+    expect(upstream.asked).toEqual(['segments dev']);
+  });
+
+  it('a hundred times while a read is under way costs one more read of each kind', async () => {
+    await listening();
+    const flags = upstream.hold('flags dev');
+    const segments = upstream.hold('segments dev');
+    tellFlag('patch', 'dark-mode', 1);
+    tellSegment('patch', 'beta', 1);
+    await Promise.all([flags.arrived, segments.arrived]);
+    for (let version = 2; version <= 101; version++) {
+      change('dark-mode', version);
+      tellFlag('patch', 'dark-mode', version);
+      upstream.environment('dev').segments = [aSegment('beta', { version })];
+      tellSegment('patch', 'beta', version);
+    }
+    // The removal is dealt with at once, so all that was told before it has come.
+    tellFlag('delete', 'banner', 2);
+    await becomes((seen) => !flagIn(seen, 'banner'));
+    upstream.environment('dev').flags = [aFlag('dark-mode', { version: 101 })];
+    flags.release();
+    segments.release();
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 101 && segmentIn(seen, 'beta')?.version === 101);
+    await settled();
+    expect(upstream.timesAsked('flags dev')).toBeLessThanOrEqual(3);
+    expect(upstream.timesAsked('segments dev')).toBeLessThanOrEqual(2);
+  });
+
+  it('as a removal needs no read', async () => {
+    await listening();
+    upstream.environment('dev').flags = [aFlag('banner')];
+    upstream.environment('dev').segments = [];
+    tellFlag('delete', 'dark-mode', 2);
+    tellSegment('delete', 'beta', 2);
+    await becomes((seen) => !flagIn(seen, 'dark-mode') && !segmentIn(seen, 'beta'));
+    expect(upstream.asked).toEqual([]);
+    expect((await facts()).slice(-2)).toEqual([
+      { type: 'FlagRemoved', environment: 'dev', identifier: 'dark-mode', version: 2 },
+      { type: 'SegmentRemoved', environment: 'dev', identifier: 'beta', version: 2 },
+    ]);
+  });
+
+  it('twice as the same removal is one fact', async () => {
+    await listening();
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 2);
+    tellFlag('delete', 'dark-mode', 2);
+    tellFlag('delete', 'never-there', 2);
+    await settled();
+    expect(removalsIn(await facts())).toEqual(['FlagRemoved']);
+  });
+
+  it('in a flood that nobody could keep up with is found by reading', async () => {
+    const flags = Array.from({ length: 1300 }, (_, i) => aFlag(`flag-${i}`));
+    upstream.environments = { dev: anEnvironment({ flags }) };
+    await listening();
+    upstream.environment('dev').flags = [];
+    for (const { feature } of flags) tellFlag('delete', feature, 2);
+    await becomes((seen) => flagsOf(seen).length === 0);
+    expect(upstream.asked).toContain('config dev');
+  });
+
+  it('brings back a flag that was removed', async () => {
+    await listening();
+    upstream.environment('dev').flags = [];
+    tellFlag('delete', 'dark-mode', 2);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    change('dark-mode', 1);
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 1);
+  });
+
+  it('of an environment that is not known makes the ingestor read the account', async () => {
+    await listening();
+    upstream.environments['new'] = anEnvironment();
+    tellFlag('patch', 'dark-mode', 1, 'new');
+    await becomes((seen) => seen.exists && flagsOf(seen).length === 2, 'new');
+  });
+
+  it('by somebody else who writes to the same log is taken note of, and not overwritten', async () => {
+    const { compared } = await listening();
+    const other = new Ledger(log, Date.now);
+    await other.load();
+    change('dark-mode', 2);
+    await other.append([
+      { type: 'FlagPublished', environment: 'dev', flag: aFlag('dark-mode', { version: 2, state: 'on' }) },
+    ]);
+    change('dark-mode', 3);
+    makeCompare();
+    await compared();
+    const versions = (await facts()).flatMap((fact) =>
+      fact.type === 'FlagPublished' && fact.flag.feature === 'dark-mode' ? [fact.flag.version] : [],
+    );
+    expect(versions).toEqual([1, 2, 3]);
+  });
+});
+
+describe('A version that is announced', () => {
+  const lag: Answer = body([aFlag('dark-mode'), aFlag('banner')]);
+
+  it('is read again until the read shows it', async () => {
+    await listening();
+    change('dark-mode', 2);
+    upstream.next('flags dev', lag, lag);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(upstream.timesAsked('flags dev')).toBe(3);
+  });
+
+  it('and never shown is given up after eight such reads, other failures not counted', async () => {
+    await listening();
+    const answers = [refusal(500), lag, lag, lag, lag, lag, lag, refusal(500), lag, lag];
+    upstream.next('flags dev', ...answers);
+    tellFlag('patch', 'dark-mode', 99);
+    await becomesLogged('the next comparison will tell');
+    await settled();
+    expect(upstream.timesAsked('flags dev')).toBe(answers.length + 1);
+  });
+
+  it('is no longer looked for once the flag is removed', async () => {
+    await listening();
+    const read = upstream.hold('flags dev');
+    tellFlag('patch', 'dark-mode', 2);
+    await read.arrived;
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 3);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    read.release();
+    await settled();
+    expect(upstream.timesAsked('flags dev')).toBeLessThanOrEqual(2);
+    expect(logged.join('\n')).not.toContain('LaggingRead');
+  });
+
+  it('and not shown holds up no change of another kind', async () => {
+    await listening({}, (_failures, _random) => HOUR_MS);
+    tellFlag('patch', 'dark-mode', 99);
+    await becomesLogged('trying again');
+    upstream.environment('dev').segments = [aSegment('beta', { version: 2 })];
+    tellSegment('patch', 'beta', 2);
+    await becomes((seen) => segmentIn(seen, 'beta')?.version === 2);
+  });
+});
+
+describe('A read that fails', () => {
+  it.each<[string, Answer]>([
+    ['with 500', refusal(500)],
+    ['with 403', refusal(403)],
+    ['with 404', refusal(404)],
+    ['with 429', refusal(429, { 'retry-after': '0' })],
+    ['by garbage', body('<html>')],
+    ['by something that is no list', body({ flags: [] })],
+    ['by a connection that breaks', cut],
+  ])('%s is repeated until it succeeds, and removes nothing', async (_, failure) => {
+    await listening();
+    change('dark-mode', 2);
+    upstream.next('flags dev', failure, failure, failure);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(upstream.timesAsked('flags dev')).toBe(4);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('as its token was refused is repeated with a new one, at once', async () => {
+    await listening({}, () => HOUR_MS);
+    upstream.revokeTokens();
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(upstream.asked).toEqual(['flags dev', 'auth', 'flags dev']);
+  });
+
+  it('as its token was refused shares the new one with others that were refused', async () => {
+    await listening();
+    upstream.revokeTokens();
+    const reads = [upstream.hold('flags dev'), upstream.hold('segments dev')];
+    change('dark-mode', 2);
+    upstream.environment('dev').segments = [aSegment('beta', { version: 2 })];
+    tellFlag('patch', 'dark-mode', 2);
+    tellSegment('patch', 'beta', 2);
+    for (const read of reads) await read.arrived;
+    reads[0]?.release();
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    reads[1]?.release();
+    await becomes((seen) => segmentIn(seen, 'beta')?.version === 2);
+    expect(upstream.timesAsked('auth')).toBe(1);
+  });
+
+  it('of the account, as its token was refused, is repeated with a new one', async () => {
+    const { compared } = await listening();
+    upstream.revokeTokens();
+    change('dark-mode', 2);
+    makeCompare();
+    await compared();
+    expect(versionIn(await state(), 'dark-mode')).toBe(2);
+    expect(upstream.timesAsked('auth')).toBe(1);
+  });
+
+  it('holds up nothing that the upstream says outright', async () => {
+    await listening({}, () => HOUR_MS);
+    upstream.next('flags dev', refusal(500));
+    tellFlag('patch', 'dark-mode', 2);
+    await becomesLogged('trying again');
+    tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: KEY });
+    await becomes((seen) => apiKeysOf(seen).length === 0);
+    tellProxy('environmentsRemoved', { environments: ['dev'] });
+    await becomes((seen) => !seen.exists);
+  });
+
+  it('by taking its time holds up nothing that the upstream says outright', async () => {
+    await listening();
+    const flags = upstream.hold('flags dev');
+    tellFlag('patch', 'dark-mode', 2);
+    await flags.arrived;
+    tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: KEY });
+    await becomes((seen) => apiKeysOf(seen).length === 0);
+    flags.release();
+  });
+
+  it('ends with its environment', async () => {
+    await listening();
+    upstream.environments['new'] = anEnvironment();
+    upstream.next('flags dev', ...Array<Answer>(5).fill(refusal(403)));
+    tellFlag('patch', 'dark-mode', 2);
+    await becomesLogged('trying again');
+    delete upstream.environments['dev'];
+    tellProxy('environmentsRemoved', { environments: ['dev'] });
+    await becomes((seen) => !seen.exists);
+    const reads = upstream.timesAsked('flags dev');
+    tellFlag('patch', 'dark-mode', 1, 'new');
+    await becomes((seen) => seen.exists, 'new');
+    expect(upstream.timesAsked('flags dev')).toBeLessThanOrEqual(reads + 1);
+    expect((await state()).exists).toBe(false);
+  });
+});
+
+describe('A list of which a part cannot be used', () => {
+  it('is taken as far as it can be, removes nothing, and is logged once', async () => {
+    const { compared } = await listening();
+    upstream.environment('dev').flags = [
+      aFlag('dark-mode', { version: 2, kind: 'colour' as 'string' }),
+      aFlag('new'),
+    ];
+    upstream.environment('dev').segments = [aSegment('beta', { name: 7 as unknown as string })];
+    for (let times = 0; times < 3; times++) {
+      makeCompare();
+      await compared();
+    }
+    expect(flagsOf(await state()).map(({ feature, version }) => [feature, version])).toEqual([
+      ['banner', 1],
+      ['dark-mode', 1],
+      ['new', 1],
+    ]);
+    expect(logged.filter((line) => line.includes('dark-mode: kind'))).toHaveLength(1);
+    expect(logged.filter((line) => line.includes('beta: name'))).toHaveLength(1);
+  });
+});
+
+describe('A message that cannot be read', () => {
+  it('makes the ingestor compare everything', async () => {
+    await listening();
+    change('dark-mode', 2);
+    upstream.say('data: {"event":"patch","domain":\n\n');
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(upstream.asked).toEqual(['config']);
+  });
+
+  it.each<[string, { event: string; [field: string]: unknown }]>([
+    ['an SDK key of no environment', { event: 'apiKeyAdded', environments: [], apiKey: OTHER_KEY }],
+    ['no SDK key', { event: 'apiKeyAdded', environments: ['dev'] }],
+    ['something else for an SDK key', { event: 'apiKeyAdded', environments: ['dev'], apiKey: 'raw' }],
+    ['the removal of no environment', { event: 'environmentsRemoved' }],
+  ])('with %s makes the ingestor compare everything', async (_, message) => {
+    const { compared } = await listening();
+    change('dark-mode', 2);
+    upstream.tell({ domain: 'proxy', ...message });
+    await compared();
+    expect(versionIn(await state(), 'dark-mode')).toBe(2);
+    expect(apiKeysOf(await state())).toEqual([KEY]);
+  });
+
+  it('as its kind is unknown is logged once, and the stream goes on', async () => {
+    await listening();
+    for (let times = 0; times < 3; times++) upstream.tell({ domain: 'flag', event: 'archived' });
+    upstream.tell({ domain: 'weather', event: 'rain' });
+    await settled();
+    const lines = logged.filter((line) => line.includes('does not know'));
+    expect(lines).toEqual([
+      expect.stringContaining('flag archived'),
+      expect.stringContaining('weather rain'),
+    ]);
+  });
+});
+
+describe('A flag that a read does not list', () => {
+  const without = (feature: string): UpstreamEnvironment =>
+    anEnvironment({ flags: anEnvironment().flags.filter((flag) => flag.feature !== feature) });
+
+  it('and the next one does is not removed', async () => {
+    const { compared } = await listening();
+    upstream.next('config', body(page({ dev: without('dark-mode') })));
+    makeCompare();
+    await compared();
+    expect(upstream.asked).toEqual(['config', 'config dev']);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('and the next one neither is removed', async () => {
+    const { compared } = await listening();
+    upstream.environments = { dev: without('dark-mode') };
+    makeCompare();
+    await compared();
+    expect(upstream.asked).toEqual(['config', 'config dev']);
+    expect(removalsIn(await facts())).toEqual(['FlagRemoved']);
+    expect(flagsOf(await state()).map(({ feature }) => feature)).toEqual(['banner']);
+  });
+
+  it('is not removed when another is told of and the next read has it again', async () => {
+    await listening();
+    change('banner', 2);
+    upstream.next('flags dev', body([aFlag('banner', { version: 2, state: 'on' })]));
+    tellFlag('patch', 'banner', 2);
+    await becomes((seen) => versionIn(seen, 'banner') === 2);
+    await settled();
+    expect(upstream.asked).toContain('config dev');
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('is not removed when the read after it fails', async () => {
+    const { compared } = await listening();
+    upstream.next('config', body(page({ dev: without('dark-mode') })));
+    upstream.next('config dev', refusal(500));
+    makeCompare();
+    await compared();
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('keeps its place while reads contradict each other, and changes that are sure go in', async () => {
+    const { compared } = await listening();
+    change('new', 1);
+    const [first, second] = [without('dark-mode'), without('banner')];
+    for (const { flags } of [first, second]) flags.push(aFlag('new', { state: 'on' }));
+    upstream.next('config', body(page({ dev: first })));
+    const answers = [second, first, second].map((read) => body(page({ dev: read })));
+    upstream.next('config dev', ...answers);
+    makeCompare();
+    await compared();
+    expect(removalsIn(await facts())).toEqual([]);
+    expect(flagIn(await state(), 'new')).toBeDefined();
+    expect(logged.join('\n')).toContain('contradict each other');
+  });
+});
+
+describe('A version below the known one', () => {
+  const older = { dev: anEnvironment({ flags: [aFlag('dark-mode', { version: 4 }), aFlag('banner')] }) };
+
+  it('is not believed when the next read does not confirm it', async () => {
+    change('dark-mode', 5);
+    const { compared } = await listening();
+    upstream.next('config', body(page(older)));
+    makeCompare();
+    await compared();
+    expect(versionIn(await state(), 'dark-mode')).toBe(5);
+    const versions = (await facts()).flatMap((fact) =>
+      fact.type === 'FlagPublished' ? [fact.flag.version] : [],
+    );
+    expect(versions).not.toContain(4);
+  });
+
+  it('is believed when the next read confirms it: the upstream was restored from a backup', async () => {
+    change('dark-mode', 5);
+    const { compared } = await listening();
+    upstream.environments = older;
+    makeCompare();
+    await compared();
+    expect(versionIn(await state(), 'dark-mode')).toBe(4);
+  });
+});
+
+describe('An answer that is not the whole and consistent account', () => {
+  const both = () => ({ dev: anEnvironment(), prod: anEnvironment() });
+  const devOnly = () => ({ dev: anEnvironment() });
+
+  it.each<[string, Answer]>([
+    ['an empty list', body({ itemCount: 0, pageCount: 0, environments: [] })],
+    ['an empty object', body({})],
+    ['an empty body', body('')],
+    ['garbage', body('<html>')],
+    ['fewer environments than it counts', body(page(devOnly(), { itemCount: 2 }))],
+    ['more environments than it counts', body(page(both(), { itemCount: 1 }))],
+    [
+      'the same environment twice',
+      body({ itemCount: 1, pageCount: 1, environments: [{ id: 'dev' }, { id: 'dev' }] }),
+    ],
+    ['401', refusal(401)],
+    ['403', refusal(403)],
+    ['404', refusal(404)],
+    ['500', refusal(500)],
+    ['a connection that breaks', cut],
+  ])('removes nothing, however often it comes: %s', async (_, answer) => {
+    upstream.environments = both();
+    const { compared } = await listening();
+    upstream.next('config', answer, answer, answer);
+    makeCompare();
+    await compared();
+    expect(upstream.timesAsked('config')).toBe(4);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it.each<[string, Answer]>([
+    ['the environment of the first', body(page(devOnly(), { itemCount: 2, pageCount: 2 }))],
+    ['another count', body(page({ prod: anEnvironment() }, { itemCount: 3, pageCount: 2 }))],
+    ['another number of pages', body(page({ prod: anEnvironment() }, { itemCount: 2, pageCount: 3 }))],
+  ])('removes nothing when its second page has %s', async (_, second) => {
+    upstream.environments = both();
+    upstream.environmentsPerPage = 1;
+    const { compared } = await listening();
+    const asUsual: Answer = (_response, usual) => usual();
+    upstream.next('config', asUsual, second, asUsual, second);
+    makeCompare();
+    await compared();
+    expect(upstream.timesAsked('config')).toBe(6);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('removes nothing where it leaves out fields', async () => {
+    const { compared } = await listening();
+    upstream.next(
+      'config',
+      body({ itemCount: 1, pageCount: 1, environments: [{ id: 'dev', segments: null }] }),
+    );
+    makeCompare();
+    await compared();
+    expect(upstream.asked).toEqual(['config']);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+});
+
+describe('An environment that a complete read does not list', () => {
+  beforeEach(() => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+  });
+
+  it('and the next one does is not removed', async () => {
+    const { compared } = await listening();
+    upstream.next('config', body(page({ dev: anEnvironment() })));
+    makeCompare();
+    await compared();
+    expect(upstream.timesAsked('config')).toBe(2);
+    expect((await state('prod')).exists).toBe(true);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('and the next one neither is removed', async () => {
+    await listening();
+    upstream.environments = { dev: anEnvironment() };
+    makeCompare();
+    await becomes((seen) => !seen.exists, 'prod');
+    expect(upstream.timesAsked('config')).toBe(2);
+    expect((await state('dev')).exists).toBe(true);
+  });
+
+  it('is not removed when the next read is not complete', async () => {
+    const { compared } = await listening();
+    upstream.next('config', body(page({ dev: anEnvironment() })), refusal(500));
+    makeCompare();
+    await compared();
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('comes back, with what it holds then, when two reads list it again', async () => {
+    const { compared } = await listening();
+    upstream.environments = { dev: anEnvironment() };
+    makeCompare();
+    await becomes((seen) => !seen.exists, 'prod');
+    await compared();
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment({ flags: [aFlag('fresh')] }) };
+    makeCompare();
+    await becomes((seen) => seen.exists, 'prod');
+    await compared();
+    expect(flagsOf(await state('prod')).map(({ feature }) => feature)).toEqual(['fresh']);
+    expect((await state('prod')).account).toBe('acc');
+    expect(upstream.timesAsked('config prod')).toBe(1);
+  });
+});
+
+describe('SDK keys', () => {
+  it('come and go by what the upstream says, without a read', async () => {
+    await listening();
+    tellProxy('apiKeyAdded', { environments: ['dev'], apiKey: OTHER_KEY });
+    await becomes((seen) => apiKeysOf(seen).length === 2);
+    tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: KEY });
+    await becomes((seen) => apiKeysOf(seen).length === 1);
+    expect(apiKeysOf(await state())).toEqual([OTHER_KEY]);
+    expect(upstream.asked).toEqual([]);
+  });
+
+  it('that are told of twice are one fact', async () => {
+    await listening();
+    for (let times = 0; times < 2; times++) {
+      tellProxy('apiKeyAdded', { environments: ['dev'], apiKey: OTHER_KEY });
+      tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: 'c'.repeat(64) });
+    }
+    await settled();
+    expect(typesOf(await facts()).filter((type) => type.startsWith('ApiKey'))).toEqual([
+      'ApiKeyAdded',
+      'ApiKeyAdded',
+    ]);
+  });
+});
+
+describe('Environments', () => {
+  it('that are added are read with a new token and a new stream', async () => {
+    await listening();
+    upstream.environments['new'] = anEnvironment();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
+    expect(upstream.asked).toEqual(['auth', 'stream', 'config']);
+    change('dark-mode', 2, 'new');
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 1,
+    );
+    tellFlag('patch', 'dark-mode', 2, 'new');
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2, 'new');
+  });
+
+  it('that are added are read at once, though the last comparison failed and waits', async () => {
+    await listening({}, () => HOUR_MS);
+    upstream.next('config', refusal(500));
+    makeCompare();
+    await becomesLogged('could not be compared');
+    upstream.environments['new'] = anEnvironment();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomes((seen) => seen.exists, 'new');
+  });
+
+  it('that are removed are gone with all that they held', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    await listening();
+    delete upstream.environments['dev'];
+    for (let times = 0; times < 2; times++) tellProxy('environmentsRemoved', { environments: ['dev'] });
+    const gone = await becomes((seen) => !seen.exists);
+    expect([flagsOf(gone), apiKeysOf(gone)]).toEqual([[], []]);
+    change('dark-mode', 2, 'prod');
+    tellFlag('patch', 'dark-mode', 2, 'prod');
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2, 'prod');
+    expect(removalsIn(await facts())).toEqual(['EnvironmentRemoved']);
+    expect(upstream.timesAsked('config dev')).toBe(0);
+  });
+
+  it('that are removed while they are read stay removed', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    const { compared } = await listening();
+    const { dev = anEnvironment(), ...rest } = upstream.environments;
+    const read = upstream.hold('flags dev', body(dev.flags));
+    tellFlag('patch', 'dark-mode', 1);
+    await read.arrived;
+    upstream.environments = rest;
+    upstream.next('config dev', body(page({ dev })));
+    tellProxy('environmentsRemoved', { environments: ['dev'] });
+    await becomes((seen) => !seen.exists);
+    read.release();
+    for (let times = 0; times < 3; times++) {
+      makeCompare();
+      await compared();
+    }
+    expect(typesOf(await facts()).filter((type) => type === 'EnvironmentAdded')).toHaveLength(2);
+  });
+});
+
+describe('A proxy key that is deleted', () => {
+  it('takes with it what it gave access to', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    await listening();
+    upstream.next('auth', ...Array<Answer>(50).fill(refusal(401)));
+    tellProxy('proxyKeyDeleted', { identifier: 'relay-key' });
+    await becomes((seen) => !seen.exists, 'dev');
+    await becomes((seen) => !seen.exists, 'prod');
+    expect(await facts()).toContainEqual({ type: 'ProxyKeyDeleted', identifier: 'relay-key' });
+    // The old token is not used any more, good as it may be.
+    await eventually(
+      () => upstream.timesAsked('auth'),
+      (times) => times > 3,
+    );
+    expect((await state()).exists).toBe(false);
+  });
+
+  it('does so at once, though a read is under way, and does not come back by it', async () => {
+    const { compared } = await listening();
+    const read = upstream.hold('config');
+    makeCompare();
+    await read.arrived;
+    upstream.revokeTokens();
+    upstream.next('auth', ...Array<Answer>(5).fill(refusal(401)));
+    tellProxy('proxyKeyDeleted');
+    await becomes((seen) => !seen.exists);
+    const before = (await facts()).length;
+    read.release();
+    // Until the upstream gives tokens again: then it is all there anew.
+    await compared();
+    expect(typesOf((await facts()).slice(before))).toEqual([
+      'EnvironmentAdded',
+      'SegmentPublished',
+      'FlagPublished',
+      'FlagPublished',
+      'ApiKeyAdded',
+      'SnapshotCompleted',
+    ]);
+    expect(upstream.timesAsked('auth')).toBeGreaterThan(5);
+  });
+
+  it('takes nothing with it when it is to be kept', async () => {
+    await listening({ keepServingOnKeyDeletion: true });
+    upstream.next('auth', ...Array<Answer>(5).fill(refusal(401)));
+    tellProxy('proxyKeyDeleted');
+    upstream.endStreams();
+    await eventually(
+      () => upstream.timesAsked('auth'),
+      (times) => times > 5,
+    );
+    expect(removalsIn(await facts())).toEqual([]);
+    expect(typesOf(await facts())).not.toContain('ProxyKeyDeleted');
+  });
+});
+
+describe('A stream that breaks', () => {
+  it('is opened again, and what changed meanwhile is found', async () => {
+    const { status } = await listening();
+    const reopening = upstream.hold('stream');
+    upstream.endStreams();
+    await reopening.arrived;
+    expect(status.streamStatus.state).toBe('DISCONNECTED');
+    change('dark-mode', 2);
+    reopening.release();
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    await eventually(
+      () => status.streamStatus.state,
+      (now) => now === 'CONNECTED',
+    );
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('and cannot be opened leaves reading as the way to learn of changes', async () => {
+    await listening();
+    upstream.next('stream', ...Array<Answer>(10_000).fill(refusal(503)));
+    change('dark-mode', 2);
+    upstream.endStreams();
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    change('dark-mode', 3);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 3);
+  });
+
+  it('waits longer after each failure, until it is open for long', async () => {
+    const failures: number[] = [];
+    await listening({}, (failed) => {
+      failures.push(failed);
+      return 1;
+    });
+    upstream.next('stream', refusal(503), refusal(503));
+    upstream.endStreams();
+    await eventually(
+      () => failures,
+      (seen) => seen.length === 3,
+    );
+    expect(failures).toEqual([1, 2, 3]);
+  });
+});
+
+describe('The account', () => {
+  it('is compared again and again, whatever the stream says', async () => {
+    await listening({ reconcileIntervalMs: 20 });
+    change('dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    change('dark-mode', 3);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 3);
+  });
+
+  it('that changed under the same version is taken over', async () => {
+    const { compared } = await listening();
+    upstream.environment('dev').flags = [aFlag('dark-mode', { state: 'on' }), aFlag('banner')];
+    makeCompare();
+    await compared();
+    expect(flagIn(await state(), 'dark-mode')?.state).toBe('on');
+  });
+});
+
+describe('Stopping', () => {
+  it('ends the stream, reads that are under way and waits for the next try', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    const { ingestor } = await listening({}, () => HOUR_MS);
+    const flags = upstream.hold('flags dev');
+    const config = upstream.hold('config');
+    upstream.next('flags prod', refusal(500));
+    tellFlag('patch', 'dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2, 'prod');
+    makeCompare();
+    await Promise.all([flags.arrived, config.arrived, becomesLogged('Environment prod')]);
+    await ingestor.stop();
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 0,
+    );
+    expect(upstream.asked.toSorted()).toEqual(['config', 'flags dev', 'flags prod']);
+  });
+
+  it('ends the wait for an upstream that is not there', async () => {
+    upstream.close();
+    const { ingestor } = await start({}, () => HOUR_MS);
+    await becomesLogged('connecting again');
+    await ingestor.stop();
+  });
+
+  it('is possible before anything has come', async () => {
+    upstream.hold('auth');
+    const { ingestor } = await start();
+    await ingestor.stop();
+    expect(await facts()).toEqual([]);
+  });
+});

@@ -1,0 +1,38 @@
+import { describe, expect, it } from '@jest/globals';
+
+import { UpstreamStatus } from './index.js';
+
+function given() {
+  const clock = { now: 1000 };
+  return { clock, status: new UpstreamStatus(() => clock.now) };
+}
+
+describe('The status of the upstream', () => {
+  it('begins as not connected and never compared', () => {
+    const { status } = given();
+    expect(status.streamStatus).toEqual({ state: 'INITIALIZING', since: 1000 });
+    expect(status.configStatus).toEqual({ state: 'FAILED_TO_SYNC', since: 1000 });
+    expect(status.lastAgreedMs).toBeUndefined();
+  });
+
+  it('tells since when the stream stands as it does', () => {
+    const { clock, status } = given();
+    clock.now = 2000;
+    status.stream('CONNECTED');
+    clock.now = 3000;
+    status.stream('CONNECTED');
+    expect(status.streamStatus).toEqual({ state: 'CONNECTED', since: 2000 });
+    status.stream('DISCONNECTED');
+    expect(status.streamStatus).toEqual({ state: 'DISCONNECTED', since: 3000 });
+  });
+
+  it('tells since when it is in sync, and when it last agreed', () => {
+    const { clock, status } = given();
+    clock.now = 2000;
+    status.agreed();
+    clock.now = 5000;
+    status.agreed();
+    expect(status.configStatus).toEqual({ state: 'SYNCED', since: 2000 });
+    expect(status.lastAgreedMs).toBe(5000);
+  });
+});
