@@ -17,6 +17,9 @@ import type { Ledger } from './ledger.js';
 import type { UpstreamReader } from './upstream-reader.js';
 
 type ListKind = 'flags' | 'segments';
+type Lists = { readonly [Kind in 'flags' | 'segments' | 'apiKeys']?: CheckedList<unknown> | undefined };
+
+const NAMES: Record<keyof Lists, string> = { flags: 'flags', segments: 'target groups', apiKeys: 'SDK keys' };
 
 /** The upstream told of a version and then returned an older one: its read lags behind its stream. */
 class LaggingRead extends Error {
@@ -125,10 +128,10 @@ export class EnvironmentSync {
     if (!this.ledger.environment(id).exists) return;
     if (kind === 'flags') {
       const list = await this.upstream.flags(id, signal);
-      await this.settle({ id, flags: list.items, incomplete: this.report('flags', list) });
+      await this.settle({ id, flags: list.items, incomplete: this.incomplete({ flags: list }) });
     } else {
       const list = await this.upstream.segments(id, signal);
-      await this.settle({ id, segments: list.items, incomplete: this.report('target groups', list) });
+      await this.settle({ id, segments: list.items, incomplete: this.incomplete({ segments: list }) });
     }
   }
 
@@ -212,32 +215,31 @@ export class EnvironmentSync {
   }
 
   private fetched({ id, flags, segments, apiKeys }: FetchedConfig): FetchedEnvironment {
-    const faulty = [
-      this.report('flags', flags),
-      this.report('target groups', segments),
-      this.report('SDK keys', apiKeys),
-    ];
     return {
       id,
       flags: flags?.items,
       segments: segments?.items,
       apiKeys: apiKeys?.items,
-      incomplete: faulty.includes(true),
+      incomplete: this.incomplete({ flags, segments, apiKeys }),
     };
   }
 
-  /** Logs what is wrong with a list, once as long as it stays the same. @returns whether anything is */
-  private report(what: string, list: CheckedList<unknown> | undefined): boolean {
-    if (!list) return false;
-    const faults = list.faults.slice(0, 10).join(' | ');
-    if (faults !== (this.reportedFaults.get(what) ?? '')) {
-      this.reportedFaults.set(what, faults);
-      if (faults)
-        this.logger.error(
-          `Environment ${this.id}: ${list.faults.length} of its ${what} cannot be used and keep their last good state: ${faults}`,
-        );
-    }
-    return list.faults.length > 0;
+  /** The lists that hold entries which cannot be used. What is wrong is logged, once as long as it stays the same. */
+  private incomplete(lists: Lists): (keyof Lists)[] {
+    return (['flags', 'segments', 'apiKeys'] as const).filter((kind) => {
+      const faults = lists[kind]?.faults;
+      if (!faults) return false;
+      const shown = faults.slice(0, 10).join(' | ');
+      if (shown !== (this.reportedFaults.get(kind) ?? '')) {
+        this.reportedFaults.set(kind, shown);
+        if (shown) {
+          this.logger.error(
+            `Environment ${this.id}: ${faults.length} of its ${NAMES[kind]} cannot be used and keep their last good state: ${shown}`,
+          );
+        }
+      }
+      return faults.length > 0;
+    });
   }
 }
 

@@ -224,6 +224,19 @@ describe('A first start', () => {
     expect((await facts()).at(-1)).toMatchObject({ type: 'SnapshotCompleted', environments: 5 });
   });
 
+  it('reads on after an environment that cannot be settled', async () => {
+    upstream.environments = { a: anEnvironment(), b: anEnvironment() };
+    upstream.environmentsPerPage = 1;
+    await listening();
+    // A flag of the first page is gone, and nobody says whether that is so.
+    upstream.environment('a').flags = [];
+    upstream.next('config a', ...Array.from({ length: 50 }, () => refusal(500)));
+    change('dark-mode', 2, 'b');
+    makeCompare();
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2, 'b');
+    expect(flagsOf(await state('a'))).toHaveLength(2);
+  });
+
   it('waits for an upstream that is not there, as long as it asks', async () => {
     const waits: number[] = [];
     upstream.next('auth', cut, refusal(503, { 'retry-after': '7' }), refusal(401));

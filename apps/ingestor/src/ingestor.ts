@@ -180,6 +180,7 @@ export class Ingestor {
     const { signal } = this.stopping;
     const account = await this.upstream.account(signal);
     const listed = new Set<string>();
+    const failures: unknown[] = [];
     let first: ConfigPage | undefined;
     for await (const page of this.upstream.pages(signal)) {
       first ??= page;
@@ -190,8 +191,13 @@ export class Ingestor {
         if (listed.has(id)) throw new UnusableAnswer(`environment ${id} is on two pages`);
         listed.add(id);
       }
-      await Promise.all(page.environments.map((config) => this.sync(config.id).take(config, account)));
+      // One environment that fails keeps no other from being taken.
+      const taken = await Promise.allSettled(
+        page.environments.map((config) => this.sync(config.id).take(config, account)),
+      );
+      failures.push(...taken.flatMap((take) => (take.status === 'rejected' ? [take.reason as unknown] : [])));
     }
+    if (failures.length > 0) throw failures[0];
     if (listed.size === 0 || listed.size !== first?.itemCount) {
       throw new UnusableAnswer(
         `the configuration lists ${listed.size} of ${first?.itemCount ?? 0} environments`,

@@ -87,8 +87,12 @@ describe('Reconciling', () => {
 
   it('removes nothing on the word of a list of which a part could not be read', () => {
     const known = given(environmentAdded(), flagPublished('a'), segmentPublished('s'), apiKeyAdded('k'));
-    const fetched = { id: 'dev', flags: [aFlag('b')], segments: [], apiKeys: [], incomplete: true };
-    expect(reconcile(known, fetched).map((fact) => fact.type)).toEqual(['FlagPublished']);
+    const fetched = { id: 'dev', flags: [aFlag('b')], segments: [], apiKeys: [] };
+    const types = (incomplete: FetchedEnvironment['incomplete']) =>
+      reconcile(known, { ...fetched, incomplete }).map((fact) => fact.type);
+    expect(types(['flags', 'segments', 'apiKeys'])).toEqual(['FlagPublished']);
+    expect(types(['flags', 'segments'])).toEqual(['FlagPublished', 'ApiKeyRemoved']);
+    expect(types(['apiKeys'])).toEqual(['FlagPublished', 'FlagRemoved', 'SegmentRemoved']);
   });
 
   it('finds other content under the same version', () => {

@@ -10,8 +10,8 @@ export interface FetchedEnvironment {
   readonly segments?: readonly Segment[] | undefined;
   /** SHA-256, lower-case hex. */
   readonly apiKeys?: readonly string[] | undefined;
-  /** The lists hold what could be read; what they lack may be there all the same. */
-  readonly incomplete?: boolean;
+  /** The lists of which a part could not be read: what they lack may be there all the same. */
+  readonly incomplete?: readonly ('flags' | 'segments' | 'apiKeys')[] | undefined;
 }
 
 /**
@@ -38,23 +38,22 @@ export function reconcile(known: EnvironmentState, fetched: FetchedEnvironment):
   for (const apiKey of fetched.apiKeys ?? []) {
     if (!held.has(apiKey)) facts.push({ type: 'ApiKeyAdded', environment, apiKey });
   }
-  if (fetched.incomplete) return facts;
-
-  if (fetched.flags) {
+  const incomplete = new Set(fetched.incomplete);
+  if (fetched.flags && !incomplete.has('flags')) {
     const listed = new Set(fetched.flags.map((flag) => flag.feature));
     for (const { feature, version } of flagsOf(known)) {
       if (!listed.has(feature))
         facts.push({ type: 'FlagRemoved', environment, identifier: feature, version: version ?? 0 });
     }
   }
-  if (fetched.segments) {
+  if (fetched.segments && !incomplete.has('segments')) {
     const listed = new Set(fetched.segments.map((segment) => segment.identifier));
     for (const { identifier, version } of segmentsOf(known)) {
       if (!listed.has(identifier))
         facts.push({ type: 'SegmentRemoved', environment, identifier, version: version ?? 0 });
     }
   }
-  if (fetched.apiKeys) {
+  if (fetched.apiKeys && !incomplete.has('apiKeys')) {
     const listed = new Set(fetched.apiKeys);
     for (const apiKey of apiKeysOf(known)) {
       if (!listed.has(apiKey)) facts.push({ type: 'ApiKeyRemoved', environment, apiKey });

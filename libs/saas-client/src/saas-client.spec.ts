@@ -58,7 +58,13 @@ async function given(answer: RequestListener, streamIdleTimeoutMs = 30_000) {
   cleanUps.push(stop);
   const { port } = server.address() as AddressInfo;
   const baseUrl = `http://127.0.0.1:${port}/api/1.0`;
-  return { client: new SaasClient({ baseUrl, proxyKey: PROXY_KEY, streamIdleTimeoutMs }), seen, port, stop };
+  return {
+    client: new SaasClient({ baseUrl, proxyKey: PROXY_KEY, streamIdleTimeoutMs }),
+    baseUrl,
+    seen,
+    port,
+    stop,
+  };
 }
 
 const json =
@@ -168,6 +174,22 @@ describe('The reads', () => {
     const pages = await all(client.configPages(SESSION, FOREVER));
     expect(pages.flatMap(({ environments }) => environments.map(({ id }) => id))).toEqual(['a', 'b', 'c']);
     expect(seen.map(({ query }) => query['pageNumber'])).toEqual(['0', '1', '2']);
+  });
+
+  it('end at a page without environments, however many pages are said to follow', async () => {
+    const empty = { itemCount: 3, pageCount: 1_000_000, environments: [] };
+    const { client, seen } = await given(json({ ...empty, environments: [{ id: 'a' }] }, empty));
+    await expect(all(client.configPages(SESSION, FOREVER))).rejects.toThrow(UnusableAnswer);
+    expect(seen).toHaveLength(2);
+  });
+
+  it('are not taken to another host by a redirect', async () => {
+    const elsewhere = await given(json([]));
+    const { client } = await given((_request, response) => {
+      response.writeHead(302, { location: elsewhere.baseUrl }).end();
+    });
+    await expect(client.flags(SESSION, 'dev', FOREVER)).rejects.toMatchObject({ status: 302 });
+    expect(elsewhere.seen).toEqual([]);
   });
 
   it('ask for the next page only when it is wanted', async () => {

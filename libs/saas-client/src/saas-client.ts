@@ -87,6 +87,9 @@ export class SaasClient {
       };
       const page = configPageIn(await this.read('/proxy/config', session, signal, query));
       pageCount = page.pageCount;
+      if (pageNumber > 0 && page.environments.length === 0) {
+        throw new UnusableAnswer(`page ${pageNumber} of ${pageCount} of the configuration is empty`);
+      }
       yield page;
     }
   }
@@ -191,7 +194,8 @@ export class SaasClient {
     const url = `${this.options.baseUrl}${path}${query ? `?${new URLSearchParams(query).toString()}` : ''}`;
     let response: Response;
     try {
-      response = await fetch(url, init);
+      // A redirect would take the keys to another host.
+      response = await fetch(url, { ...init, redirect: 'manual' });
     } catch (cause) {
       throw new UpstreamUnreachable(`${what}: ${reasonOf(cause)}`, { cause });
     }
