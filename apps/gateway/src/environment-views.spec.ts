@@ -36,7 +36,14 @@ class ToldLog {
   readonly followedFrom: (Position | undefined)[] = [];
   private readonly followed = new Map<number, PromiseWithResolvers<void>>();
 
-  constructor(private readonly tails: { messages: LoggedMessage[]; failure?: Error }[]) {}
+  constructor(
+    private readonly tails: { messages: LoggedMessage[]; failure?: Error }[],
+    private readonly end = at(0),
+  ) {}
+
+  async head(): Promise<Position> {
+    return this.end;
+  }
 
   async *tail(_stream: string, after: Position | undefined, signal: AbortSignal) {
     const { messages, failure } = this.tails[this.followedFrom.push(after) - 1] ?? { messages: [] };
@@ -99,6 +106,19 @@ describe('The views of a gateway', () => {
     await started.complete;
     expect(log.followedFrom).toEqual([undefined]);
     expect(versionIn(started)).toBe(1);
+  });
+
+  it('are not complete when the log goes on to say that the proxy key was deleted', async () => {
+    const snapshot: Fact = { type: 'SnapshotCompleted', account: 'acme', environments: 1 };
+    const deleted: Fact = { type: 'ProxyKeyDeleted', identifier: 'relay' };
+    const first = { messages: [logged(added, 1), logged(snapshot, 2)], failure: new Error('made to fail') };
+    const log = new ToldLog([first, { messages: [logged(deleted, 3)] }], at(3));
+    const started = start(log);
+    let complete = false;
+    void started.complete.then(() => (complete = true));
+    await log.takenIn(2);
+    await Promise.resolve();
+    expect(complete).toBe(false);
   });
 
   it.each([

@@ -10,6 +10,7 @@ import {
   type Fact,
   factIn,
   foldInto,
+  isComplete,
   isEnvironmentFact,
   type Position,
   type SequencedFact,
@@ -37,7 +38,10 @@ export class EnvironmentViews {
   private readonly whole = Promise.withResolvers<void>();
   private states = new Map<string, EnvironmentState>();
   private environmentByKey = new Map<string, string>();
+  private isWhole = false;
   private reached: Position | undefined;
+  /** Where the log ended when the views began. */
+  private end: Position | undefined;
   private waiting: { readonly position: Position; readonly done: () => void }[] = [];
   private work: Promise<void> | undefined;
 
@@ -98,6 +102,7 @@ export class EnvironmentViews {
 
   /** Takes everything from the store, unless what is here is as new. @returns from where to follow */
   private async load(): Promise<Position | undefined> {
+    this.end ??= await this.log.head('FF_FACTS');
     const progress = await this.store.progress();
     if (this.reached && (!progress || this.hasReached(progress.position))) return this.reached;
     const states = new Map<string, EnvironmentState>();
@@ -108,7 +113,7 @@ export class EnvironmentViews {
     const before = this.states;
     this.states = states;
     for (const id of new Set([...before.keys(), ...states.keys()])) this.keysMayDiffer(id, before.get(id));
-    if (progress?.complete) this.whole.resolve();
+    this.isWhole = progress?.complete ?? false;
     this.reach(progress?.position);
     return progress?.position;
   }
@@ -118,7 +123,7 @@ export class EnvironmentViews {
     for (const message of messages) {
       const fact = this.readable(message);
       if (fact && isEnvironmentFact(fact)) facts.push({ fact, sequence: message.position.sequence });
-      if (fact?.type === 'SnapshotCompleted') this.whole.resolve();
+      if (fact) this.isWhole = isComplete(this.isWhole, fact);
     }
     const before = new Map(facts.map(({ fact }) => [fact.environment, this.states.get(fact.environment)]));
     for (const id of foldInto(this.states, facts)) this.keysMayDiffer(id, before.get(id));
@@ -133,9 +138,17 @@ export class EnvironmentViews {
     for (const apiKey of keys) this.environmentByKey.set(apiKey, id);
     for (const apiKey of before ? apiKeysOf(before) : []) {
       if (keys.has(apiKey)) continue;
-      if (this.environmentByKey.get(apiKey) === id) this.environmentByKey.delete(apiKey);
+      this.reassign(apiKey, id);
       this.revocations.next({ environment: id, apiKey });
     }
+  }
+
+  /** A key that an environment lets go of opens another that lists it too, or none. */
+  private reassign(apiKey: string, former: string): void {
+    if (this.environmentByKey.get(apiKey) !== former) return;
+    const other = [...this.states.values()].find((state) => state.exists && state.apiKeys.get(apiKey)?.value);
+    if (other) this.environmentByKey.set(apiKey, other.id);
+    else this.environmentByKey.delete(apiKey);
   }
 
   private reach(position: Position | undefined): void {
@@ -143,6 +156,8 @@ export class EnvironmentViews {
     const ready = this.waiting.filter((waiter) => this.hasReached(waiter.position));
     this.waiting = this.waiting.filter((waiter) => !ready.includes(waiter));
     for (const { done } of ready) done();
+    // What the log said long ago may be overtaken by what it says next.
+    if (this.isWhole && this.end && this.hasReached(this.end)) this.whole.resolve();
   }
 
   private hasReached({ epoch, sequence }: Position): boolean {

@@ -1168,6 +1168,33 @@ describe('A gateway that stops', () => {
     }
   });
 
+  it('finishes an answer that is under way, however slowly it is read', async () => {
+    const value = 'x'.repeat(1_000_000);
+    const large = Array.from({ length: 16 }, (_, i): EnvironmentFact => ({
+      type: 'FlagPublished',
+      environment: DEV,
+      flag: { ...aFlag(`large-${i}`), variations: [{ identifier: 'a', value }] },
+    }));
+    const { app, hub, port, bearer } = await start(large);
+    const wire = new Wire(port);
+    wire.send('GET', `/client/env/${DEV}/feature-configs`, await bearer());
+    await once(wire.socket, 'data');
+    wire.socket.pause();
+    const closed = app.close();
+    await until(() => !hub.takesMore);
+    wire.socket.resume();
+    await Promise.all([closed, wire.closed]);
+    expect(wire.body.length).toBe(Number(/content-length: (\d+)/.exec(wire.head)?.[1]));
+    expect(wire.body.length).toBeGreaterThan(16_000_000);
+  });
+
+  it('is done although a reader of a stream does not read its end', async () => {
+    const { app, stream } = await start();
+    const wire = await stream();
+    wire.socket.pause();
+    await app.close();
+  });
+
   it('is done although a connection is open that asks for nothing', async () => {
     const { app, port } = await start();
     const idle = new Wire(port);

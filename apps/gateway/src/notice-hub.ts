@@ -15,6 +15,7 @@ const HEARTBEAT_MS = 10_000;
 /** A reader for whom more than this waits is let go; it comes back and starts from what is true then. */
 const MOST_WAITING_BYTES = 1024 * 1024;
 const MOST_STREAMS = 50_000;
+const END_WITHIN_MS = 1000;
 const RETRY_MS = 1000;
 
 /** An empty comment: the only heartbeat that every SDK takes for one. */
@@ -61,6 +62,10 @@ export class NoticeHub {
     this.revocations?.unsubscribe();
     this.stopping.abort();
     for (const stream of this.all()) end(stream);
+    // Whoever does not read would hold up the end.
+    setTimeout(() => {
+      for (const { response } of this.all()) response.socket?.destroy();
+    }, END_WITHIN_MS).unref();
     await this.work;
   }
 

@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import type { ServerResponse } from 'node:http';
 
 import { Logger, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
@@ -17,6 +19,9 @@ const BODY_LIMIT_BYTES = 512 * 1024;
 /** Counts of a busy server SDK; it repeats a 413 for ever. */
 const METRICS_LIMIT_BYTES = 32 * 1024 * 1024;
 const METRICS_ROUTE = '/metrics/:environment';
+const UNREAD = 'application/x-unread';
+/** For a request to arrive with its body. */
+const REQUEST_TIMEOUT_MS = 60_000;
 /** What SDKs in browsers ask leave for before they send it; `*` would not cover Authorization. */
 const SDK_HEADERS = [
   'accept',
@@ -56,7 +61,8 @@ export async function serveGateway(root: Type, logs: LoggerService): Promise<Nes
     maxAge: 600,
     strictPreflight: false,
   });
-  readAnyBodyAsJson(app);
+  readBodies(app);
+  finishAnswersAtTheEnd(app);
   app
     .getHttpAdapter()
     .getInstance()
@@ -91,6 +97,7 @@ function adapter(): FastifyAdapter {
     http: { maxHeaderSize: HEADERS_LIMIT_BYTES },
     bodyLimit: BODY_LIMIT_BYTES,
     forceCloseConnections: true,
+    requestTimeout: REQUEST_TIMEOUT_MS,
     requestIdHeader: 'x-request-id',
     genReqId: () => randomUUID(),
     // Paths that no route can be looked for: no hook runs for them.
@@ -113,24 +120,44 @@ function adapter(): FastifyAdapter {
   });
 }
 
-/** SDKs differ in the content type that they name, or name none. */
-function readAnyBodyAsJson(app: NestFastifyApplication): void {
+/** SDKs differ in the content type that they name, or name none; so it is the route that says how a body is read. */
+function readBodies(app: NestFastifyApplication): void {
   const fastify = app.getHttpAdapter().getInstance();
   fastify.addHook('onRequest', (request, _reply, next) => {
-    delete request.headers['content-type'];
+    request.headers['content-type'] =
+      request.routeOptions.url === METRICS_ROUTE ? UNREAD : 'application/json';
     next();
   });
   fastify.addHook('onRoute', (route) => {
     if (route.url === METRICS_ROUTE) route.bodyLimit = METRICS_LIMIT_BYTES;
   });
   fastify.removeAllContentTypeParsers();
-  fastify.addContentTypeParser('*', { parseAs: 'string' }, ({ routeOptions }, body, done) => {
-    // Megabytes of strangers are not worth parsing.
-    if (body === '' || routeOptions.url === METRICS_ROUTE) return done(null, undefined);
+  // Megabytes that nobody uses are let through and not kept.
+  fastify.addContentTypeParser(UNREAD, (_request, body, done) => {
+    body.resume();
+    done(null);
+  });
+  fastify.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
     try {
-      done(null, JSON.parse(body.toString()));
+      done(null, body === '' ? undefined : JSON.parse(body.toString()));
     } catch (error) {
       done(Object.assign(new Error(`the body is not JSON (${String(error)})`), { statusCode: 400 }));
     }
+  });
+}
+
+/**
+ * Answers that are under way are finished before the server closes, which would cut what is not yet sent. How long that
+ * may take is the business of whoever stops the process.
+ */
+function finishAnswersAtTheEnd(app: NestFastifyApplication): void {
+  const fastify = app.getHttpAdapter().getInstance();
+  const underWay = new Set<ServerResponse>();
+  fastify.server.on('request', (_request, response: ServerResponse) => {
+    underWay.add(response);
+    response.once('close', () => underWay.delete(response));
+  });
+  fastify.addHook('preClose', async () => {
+    await Promise.all([...underWay].map((response) => once(response, 'close')));
   });
 }

@@ -3,6 +3,7 @@ import pLimit from 'p-limit';
 
 import {
   type EnvironmentFact,
+  factSubject,
   type FetchedEnvironment,
   flagIn,
   isDoubtful,
@@ -85,8 +86,18 @@ export class EnvironmentSync {
   }
 
   /** Takes over what a read of the account said about this environment, new or known. Throws what fails. */
-  take(config: FetchedConfig, account: string | undefined): Promise<void> {
-    return this.settle(this.fetched(config), { account });
+  async take(config: FetchedConfig, account: string | undefined): Promise<void> {
+    const isNew = !this.ledger.environment(this.id).exists;
+    await this.settle(this.fetched(isNew ? await this.completed(config) : config), { account });
+  }
+
+  /** With the lists that the account left out: an environment begins with all of them, or SDKs start with nothing. */
+  private async completed(config: FetchedConfig): Promise<FetchedConfig> {
+    return {
+      ...config,
+      flags: config.flags ?? (await this.upstream.flags(this.id, this.signal)),
+      segments: config.segments ?? (await this.upstream.segments(this.id, this.signal)),
+    };
   }
 
   private async writeFacts(): Promise<void> {
@@ -166,19 +177,21 @@ export class EnvironmentSync {
     first: FetchedEnvironment,
     listing?: { readonly account: string | undefined },
   ): Promise<void> {
-    let doubts: readonly EnvironmentFact[] = [];
+    let doubts: ReadonlyMap<string, EnvironmentFact> = new Map();
     for (let fetched = first, reads = 1; ; fetched = await this.readWhole(), reads++) {
       doubts = await this.oneAtATime(async () => {
         const known = this.ledger.environment(this.id);
-        if (!known.exists && !listing) return [];
+        if (!known.exists && !listing) return new Map();
         const facts = reconcile(known, { ...fetched, account: listing?.account });
-        const believed = facts.filter(
-          (fact) => !isDoubtful(known, fact) || doubts.some((doubt) => sameContent(doubt, fact)),
+        const { believed = [], doubted = [] } = Object.groupBy(facts, (fact) =>
+          !isDoubtful(known, fact) || sameContent(doubts.get(factSubject(fact)), fact)
+            ? 'believed'
+            : 'doubted',
         );
         await this.ledger.append(believed);
-        return facts.filter((fact) => !believed.includes(fact));
+        return new Map(doubted.map((fact) => [factSubject(fact), fact]));
       });
-      if (doubts.length === 0) return;
+      if (doubts.size === 0) return;
       if (reads === DOUBTING_READS) throw new Error(`${reads} reads of the upstream contradict each other`);
     }
   }
@@ -189,23 +202,24 @@ export class EnvironmentSync {
     throw new Error('the upstream does not list the environment');
   }
 
-  /** The fact, unless the log holds it already. */
+  /**
+   * The fact, unless the log holds it already. The removal of something that is not known is news too: a read that is
+   * under way may still list it, and is doubted then.
+   */
   private news(fact: EnvironmentFact): readonly EnvironmentFact[] {
     const known = this.ledger.environment(this.id);
     if (!known.exists) return [];
     switch (fact.type) {
-      case 'FlagRemoved': {
-        const flag = flagIn(known, fact.identifier);
-        return flag ? [{ ...fact, version: Math.max(fact.version, flag.version ?? 0) }] : [];
-      }
-      case 'SegmentRemoved': {
-        const segment = segmentIn(known, fact.identifier);
-        return segment ? [{ ...fact, version: Math.max(fact.version, segment.version ?? 0) }] : [];
-      }
+      case 'FlagRemoved':
+        return this.removal(fact, known.flags.get(fact.identifier), 'flags');
+      case 'SegmentRemoved':
+        return this.removal(fact, known.segments.get(fact.identifier), 'segments');
       case 'ApiKeyAdded':
         return known.apiKeys.get(fact.apiKey)?.value ? [] : [fact];
-      case 'ApiKeyRemoved':
-        return known.apiKeys.get(fact.apiKey)?.value ? [fact] : [];
+      case 'ApiKeyRemoved': {
+        const entry = known.apiKeys.get(fact.apiKey);
+        return entry && !entry.value ? [] : [fact];
+      }
       case 'EnvironmentRemoved':
       case 'EnvironmentAdded':
       case 'FlagPublished':
@@ -214,12 +228,29 @@ export class EnvironmentSync {
     }
   }
 
+  private removal(
+    fact: Extract<EnvironmentFact, { version: number }>,
+    entry: { value?: { version?: number | null | undefined } | undefined } | undefined,
+    kind: ListKind,
+  ): readonly EnvironmentFact[] {
+    if (entry && !entry.value) return [];
+    const version = entry?.value?.version ?? 0;
+    if (fact.version > 0 && fact.version < version) {
+      // It tells of a life before the one that is known. What is so now, a read will say.
+      this.reads[kind].want();
+      return [];
+    }
+    return [{ ...fact, version: Math.max(fact.version, version) }];
+  }
+
   private fetched({ id, flags, segments, apiKeys }: FetchedConfig): FetchedEnvironment {
+    // With flags of which none can be used, nobody is let in to read that there are none.
+    const unusable = flags && flags.items.length === 0 && flags.faults.length > 0;
     return {
       id,
       flags: flags?.items,
       segments: segments?.items,
-      apiKeys: apiKeys?.items,
+      apiKeys: unusable ? undefined : apiKeys?.items,
       incomplete: this.incomplete({ flags, segments, apiKeys }),
     };
   }

@@ -378,9 +378,42 @@ describe('A change that is told', () => {
     upstream.environment('dev').flags = [aFlag('banner')];
     tellFlag('delete', 'dark-mode', 2);
     tellFlag('delete', 'dark-mode', 2);
-    tellFlag('delete', 'never-there', 2);
     await settled();
     expect(removalsIn(await facts())).toEqual(['FlagRemoved']);
+  });
+
+  it('as the removal of what is not known holds against a read that is older', async () => {
+    await listening();
+    const stale = { ...upstream.environment('dev') };
+    stale.flags = [...stale.flags, aFlag('short-lived')];
+    stale.apiKeys = [...stale.apiKeys, OTHER_KEY];
+    const read = upstream.hold('config', body(page({ dev: stale })));
+    makeCompare();
+    await read.arrived;
+    tellFlag('delete', 'short-lived', 1);
+    tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: OTHER_KEY });
+    await eventually(facts, (all) => removalsIn(all).length === 2);
+    read.release();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times === 1,
+    );
+    await settled();
+    expect(apiKeysOf(await state())).toEqual([KEY]);
+    expect(flagIn(await state(), 'short-lived')).toBeUndefined();
+  });
+
+  it('as the removal of an older version than is known is left to a read', async () => {
+    change('dark-mode', 5);
+    await listening();
+    tellFlag('delete', 'dark-mode', 2);
+    await eventually(
+      () => upstream.timesAsked('flags dev'),
+      (times) => times === 1,
+    );
+    await settled();
+    expect(versionIn(await state(), 'dark-mode')).toBe(5);
+    expect(removalsIn(await facts())).toEqual([]);
   });
 
   it('in a flood that nobody could keep up with is found by reading', async () => {
@@ -816,6 +849,85 @@ describe('An environment that a complete read does not list', () => {
   });
 });
 
+describe('An environment that begins', () => {
+  it('with lists that the account leaves out has them read before its SDK keys are let in', async () => {
+    const { apiKeys } = upstream.environment('dev');
+    upstream.next('config', body({ itemCount: 1, pageCount: 1, environments: [{ id: 'dev', apiKeys }] }));
+    await listening();
+    expect(typesOf(await facts())).toEqual([
+      'EnvironmentAdded',
+      'SegmentPublished',
+      'FlagPublished',
+      'FlagPublished',
+      'ApiKeyAdded',
+      'SnapshotCompleted',
+    ]);
+  });
+
+  it('with flags of which none can be used lets nobody in until one can', async () => {
+    const usable = upstream.environment('dev').flags;
+    upstream.environment('dev').flags = [{ feature: 'no more than a name' } as never];
+    await listening();
+    expect(apiKeysOf(await state())).toEqual([]);
+    upstream.environment('dev').flags = usable;
+    makeCompare();
+    await becomes((seen) => apiKeysOf(seen).length === 1);
+    expect(flagsOf(await state())).toHaveLength(2);
+  });
+});
+
+describe('An upstream that asks for too much', () => {
+  it('by adding environments on every stream is kept waiting longer each time', async () => {
+    const waits: number[] = [];
+    await listening({}, (failures, random) => {
+      if (random < 1) waits.push(failures);
+      return 1;
+    });
+    for (let times = 1; times <= 4; times++) {
+      await eventually(
+        () => upstream.openStreams,
+        (open) => open === 1,
+      );
+      const before = upstream.timesAsked('stream');
+      tellProxy('environmentsAdded', { environments: ['dev'] });
+      await eventually(
+        () => upstream.timesAsked('stream'),
+        (asked) => asked > before,
+      );
+    }
+    expect(waits).toEqual([2, 3, 4]);
+  });
+
+  it('by messages that lead to nothing has comparisons move apart, and is logged once', async () => {
+    const distances: number[] = [];
+    const { compared } = await listening({}, (failures, random) => {
+      if (random === 1) distances.push(failures);
+      return 1;
+    });
+    for (let times = 0; times < 8; times++) {
+      tellFlag('patch', 'any', 1, 'unknown-environment');
+      await compared();
+    }
+    await eventually(
+      () => distances.length,
+      (length) => length >= 7,
+    );
+    expect(distances.slice(0, 7)).toEqual([1, 2, 3, 4, 4, 4, 4]);
+  });
+
+  it('by garbage without an end is logged once for each comparison', async () => {
+    await listening();
+    const read = upstream.hold('config');
+    makeCompare();
+    await read.arrived;
+    for (let times = 0; times < 100; times++) makeCompare();
+    read.release();
+    await becomesLogged('messages of the upstream could not be read');
+    await settled();
+    expect(logged.filter((line) => line.includes('cannot be read')).length).toBeLessThan(10);
+  });
+});
+
 describe('SDK keys', () => {
   it('come and go by what the upstream says, without a read', async () => {
     await listening();
@@ -837,6 +949,7 @@ describe('SDK keys', () => {
     expect(typesOf(await facts()).filter((type) => type.startsWith('ApiKey'))).toEqual([
       'ApiKeyAdded',
       'ApiKeyAdded',
+      'ApiKeyRemoved',
     ]);
   });
 });
@@ -847,7 +960,8 @@ describe('Environments', () => {
     upstream.environments['new'] = anEnvironment();
     tellProxy('environmentsAdded', { environments: ['new'] });
     await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
-    expect(upstream.asked).toEqual(['auth', 'stream', 'config']);
+    expect(upstream.asked.slice(0, 2)).toEqual(['auth', 'stream']);
+    expect(upstream.asked).toContain('config new');
     change('dark-mode', 2, 'new');
     await eventually(
       () => upstream.openStreams,
@@ -985,8 +1099,9 @@ describe('A stream that breaks', () => {
 
   it('waits longer after each failure, until it is open for long', async () => {
     const failures: number[] = [];
-    await listening({}, (failed) => {
-      failures.push(failed);
+    await listening({}, (failed, random) => {
+      // With 1 it is the distance of comparisons.
+      if (random < 1) failures.push(failed);
       return 1;
     });
     upstream.next('stream', refusal(503), refusal(503));

@@ -19,6 +19,11 @@ import { UpstreamReader } from './upstream-reader.js';
 /** A connection that lasted so long was a good one: what ends it is a new failure, not one more. */
 const STABLE_MS = 30_000;
 const MOST_UNKNOWN_KINDS = 100;
+/** The upstream lets a proxy key have 1,000 environments. */
+const MOST_ADDED = 1000;
+const FIRST_COMPARISON_MS = 3000;
+/** Comparisons in a row that found nothing, after which they do not move further apart: 8 s. */
+const MOST_IDLE_COMPARISONS = 5;
 
 export interface IngestorOptions {
   readonly reconcileIntervalMs: number;
@@ -41,6 +46,10 @@ export class Ingestor {
   private readonly unknownKinds = new Set<string>();
   /** The identifier of a proxy key whose deletion the log does not know of yet. */
   private deletedKey: string | undefined;
+  /** Environments that the upstream said were added, and that nobody has read yet. */
+  private readonly added = new Set<string>();
+  /** Messages that could not be read since the last comparison began. */
+  private unreadable = 0;
   private comparisonWanted = Promise.withResolvers<void>();
   /** Aborted when there is reason to believe that the next comparison goes better than the last. */
   private patience = new AbortController();
@@ -75,20 +84,25 @@ export class Ingestor {
     for (let failures = 0; !signal.aborted;) {
       const connection = new AbortController();
       let openedAt: number | undefined;
+      const failuresSoFar = () =>
+        openedAt !== undefined && Date.now() - openedAt >= STABLE_MS ? 1 : failures + 1;
       try {
         const events = await this.upstream.stream(AbortSignal.any([signal, connection.signal]));
         openedAt = Date.now();
         this.logger.log('The upstream stream is open');
         this.status.stream('CONNECTED');
+        void this.takeAdded();
         this.compareNow();
         for await (const event of events) {
           if (this.dealWith(event) === 'reconnect') connection.abort();
         }
+        // Once is what an added environment needs; an upstream that asks for it again and again has to wait.
+        failures = failuresSoFar();
+        if (failures > 1) await pause(this.backoff(failures, Math.random()), signal);
       } catch (error) {
         if (signal.aborted) break;
         this.status.stream('DISCONNECTED');
-        const lasted = openedAt !== undefined && Date.now() - openedAt >= STABLE_MS;
-        failures = lasted ? 1 : failures + 1;
+        failures = failuresSoFar();
         const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
         this.logger.warn(
           `${String(error)}; connecting again in ${Math.ceil(waitMs / 1000)} s, serving what is known`,
@@ -103,15 +117,22 @@ export class Ingestor {
   /** Compares the account whenever that is wanted, and at least once in an interval. */
   private async keepComparing(): Promise<void> {
     const { signal } = this.stopping;
-    for (let failures = 0; !signal.aborted;) {
-      const interval = setTimeout(() => this.wantComparison(), this.options.reconcileIntervalMs);
+    // The first one does not wait for a stream that may never open.
+    let intervalMs = Math.min(FIRST_COMPARISON_MS, this.options.reconcileIntervalMs);
+    for (let failures = 0, idle = 0; !signal.aborted;) {
+      const interval = setTimeout(() => this.wantComparison(), intervalMs);
       await this.comparisonWanted.promise;
       clearTimeout(interval);
       if (signal.aborted) break;
+      intervalMs = this.options.reconcileIntervalMs;
       this.comparisonWanted = Promise.withResolvers();
       try {
+        const before = this.ledger.appends;
         await this.compareAccount();
         failures = 0;
+        // Messages can ask for a comparison at any rate. Those that find nothing move apart.
+        idle = this.ledger.appends === before ? Math.min(idle + 1, MOST_IDLE_COMPARISONS) : 0;
+        if (idle > 1) await this.wait(this.backoff(idle - 1, 1));
       } catch (error) {
         if (signal.aborted) break;
         failures++;
@@ -119,9 +140,32 @@ export class Ingestor {
         this.logger.warn(
           `The account could not be compared: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
         );
-        this.patience = new AbortController();
-        await pause(waitMs, AbortSignal.any([signal, this.patience.signal]));
+        await this.wait(waitMs);
         this.wantComparison();
+      }
+    }
+  }
+
+  /** Until there is reason to believe that a comparison is worth it, or so long. */
+  private async wait(ms: number): Promise<void> {
+    this.patience = new AbortController();
+    await pause(ms, AbortSignal.any([this.stopping.signal, this.patience.signal]));
+  }
+
+  /** Reads the environments that were added, ahead of the comparison, which takes as long as the account is large. */
+  private async takeAdded(): Promise<void> {
+    const { signal } = this.stopping;
+    const added = [...this.added];
+    this.added.clear();
+    const taken = await Promise.allSettled(
+      added.map(async (id) => {
+        const config = await this.upstream.environment(id, signal);
+        if (config) await this.sync(id).take(config, await this.upstream.account(signal));
+      }),
+    );
+    for (const take of taken) {
+      if (take.status === 'rejected' && !signal.aborted) {
+        this.logger.warn(`An added environment is left to the comparison: ${String(take.reason)}`);
       }
     }
   }
@@ -137,6 +181,9 @@ export class Ingestor {
   }
 
   private async compareAccount(): Promise<void> {
+    if (this.unreadable > 1)
+      this.logger.warn(`${this.unreadable} messages of the upstream could not be read`);
+    this.unreadable = 0;
     await this.finishKeyDeletion();
     const listed = await this.readAccount();
     const missing = this.ledger.environments().filter((id) => !listed.has(id));
@@ -209,9 +256,11 @@ export class Ingestor {
   /** @returns `reconnect` if the stream must be opened anew to hear of everything */
   private dealWith(event: StreamEvent): 'reconnect' | undefined {
     if ('unreadable' in event) {
-      this.logger.warn(
-        `A message of the upstream cannot be read, so everything is compared: ${event.unreadable}`,
-      );
+      if (this.unreadable++ === 0) {
+        this.logger.warn(
+          `A message of the upstream cannot be read, so everything is compared: ${event.unreadable}`,
+        );
+      }
       this.wantComparison();
       return undefined;
     }
@@ -259,6 +308,7 @@ export class Ingestor {
         return undefined;
       case 'proxy environmentsAdded':
         // The token lists the environments it is good for, so a new one is needed, and a stream opened with it.
+        for (const id of event.environments.slice(0, MOST_ADDED)) this.added.add(id);
         return 'reconnect';
       case 'proxy proxyKeyDeleted':
         this.proxyKeyDeleted(event.identifier);

@@ -21,6 +21,7 @@ import { type EventLog, UnexpectedSequence } from '#libs/event-log';
 export class Ledger {
   private readonly states = new Map<string, EnvironmentState>();
   private lastSequences = new Map<string, number>();
+  private appended = 0;
   /** The newest fact of its kind about the account. */
   private readonly accountFacts = new Map<Fact['type'], number>();
 
@@ -48,6 +49,11 @@ export class Ledger {
 
   environment(id: string): EnvironmentState {
     return this.states.get(id) ?? unknownEnvironment(id);
+  }
+
+  /** How many facts this process has appended. */
+  get appends(): number {
+    return this.appended;
   }
 
   /** The UUIDs of all environments that exist. */
@@ -92,6 +98,7 @@ export class Ledger {
     const body = factBody(fact, { id, time: this.now() });
     const { sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
     this.lastSequences.set(subject, sequence);
+    this.appended++;
     return { fact, sequence };
   }
 

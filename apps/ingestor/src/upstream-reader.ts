@@ -97,7 +97,7 @@ export class UpstreamReader {
 
   /** Reads that were refused together share the next token, too. */
   private forgetIfRefused(error: unknown, session: Promise<Session>): boolean {
-    const refused = error instanceof UpstreamRefusal && error.status === 401;
+    const refused = error instanceof UpstreamRefusal && (error.status === 401 || error.status === 403);
     if (refused && this.session === session) this.session = undefined;
     return refused;
   }

@@ -9,6 +9,7 @@ import {
   type Fact,
   factIn,
   foldInto,
+  isComplete,
   isEnvironmentFact,
   noticeBody,
   noticeOf,
@@ -130,7 +131,7 @@ export class Projector {
   }
 
   private noteAccount(fact: Fact): void {
-    if (fact.type === 'SnapshotCompleted') this.complete = true;
+    this.complete = isComplete(this.complete, fact);
   }
 
   /** The facts in the messages. What cannot be read stays in the log and is passed over, so that the rest flows. */

@@ -40,8 +40,17 @@ export function readSettings<Shape extends Record<string, z.ZodType>>(
 function faultIn(name: string, text: string | undefined, schema: z.ZodType): string {
   const { description, expected, secret } = schema.meta() as unknown as SettingNote;
   const found =
-    text === undefined ? 'is not set' : secret ? 'cannot be used' : `cannot be ${JSON.stringify(text)}`;
+    text === undefined
+      ? 'is not set'
+      : secret
+        ? 'cannot be used'
+        : `cannot be ${JSON.stringify(masked(text))}`;
   return `${name} ${found}: set it to ${expected} (${description})`;
+}
+
+/** An address without what it may give away. */
+function masked(text: string): string {
+  return text.replace(/\/\/[^/]*@/, '//…@').replace(/\?.*/, '?…');
 }
 
 export const wholeNumber = (least: number, most: number) =>

@@ -9,10 +9,11 @@
 import { byIdentifier, type Flag, type Segment } from './entities.js';
 import type { EnvironmentFact, SequencedFact } from './facts.js';
 
-/** An entity as of `sequence`: its value, or the version that it was removed at. */
-export type Entry<Value> =
-  | { readonly sequence: number; readonly value: Value }
-  | { readonly sequence: number; readonly value: undefined; readonly removedAt: number };
+/** An entity as of `sequence`; without a value it was removed. */
+export interface Entry<Value> {
+  readonly sequence: number;
+  readonly value: Value | undefined;
+}
 
 export interface EnvironmentState {
   /** The environment's UUID. */
@@ -73,19 +74,19 @@ export function fold(
         flags.put(fact.flag.feature, { sequence, value: fact.flag });
         break;
       case 'FlagRemoved':
-        flags.put(fact.identifier, { sequence, value: undefined, removedAt: fact.version });
+        flags.put(fact.identifier, { sequence, value: undefined });
         break;
       case 'SegmentPublished':
         segments.put(fact.segment.identifier, { sequence, value: fact.segment });
         break;
       case 'SegmentRemoved':
-        segments.put(fact.identifier, { sequence, value: undefined, removedAt: fact.version });
+        segments.put(fact.identifier, { sequence, value: undefined });
         break;
       case 'ApiKeyAdded':
         apiKeys.put(fact.apiKey, { sequence, value: true });
         break;
       case 'ApiKeyRemoved':
-        apiKeys.put(fact.apiKey, { sequence, value: undefined, removedAt: 0 });
+        apiKeys.put(fact.apiKey, { sequence, value: undefined });
         break;
     }
   }

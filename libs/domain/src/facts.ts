@@ -73,6 +73,12 @@ export function isEnvironmentFact(fact: Fact): fact is EnvironmentFact {
   return 'environment' in fact;
 }
 
+/** Whether every environment of the account is known after a fact, given whether it was so before it. */
+export function isComplete(before: boolean, fact: Fact): boolean {
+  if (fact.type === 'SnapshotCompleted') return true;
+  return fact.type === 'ProxyKeyDeleted' ? false : before;
+}
+
 /** The facts about environments among others. */
 export function environmentFactsIn(facts: Iterable<SequencedFact>): SequencedFact<EnvironmentFact>[] {
   return [...facts].flatMap(({ fact, sequence }) => (isEnvironmentFact(fact) ? [{ fact, sequence }] : []));

@@ -131,11 +131,6 @@ function subjectOf(
   return `ff.${stream}.v1.${subjectToken(environment)}.${kind}.${subjectToken(identifier)}`;
 }
 
-/** The subjects of all facts of one environment: a prefix that ends before the kind. */
-export function factSubjectsOf(environment: string): string {
-  return `ff.facts.v1.${subjectToken(environment)}.`;
-}
-
 /**
  * Any text as one token of a NATS subject: `A-Za-z0-9_-` stay as they are, other characters become `=` and two hex
  * digits for each byte of their UTF-8. Nothing at all becomes `=`.

@@ -128,6 +128,7 @@ describe('A single read', () => {
     ['a removal', flagRemoved('a', 7), true],
     ['a version below the known one', flagPublished('a', 6), true],
     ['a removed flag at the version it was removed at', flagPublished('gone', 5), true],
+    ['a removed flag at a version above', flagPublished('gone', 6), true],
     ['a newer version', flagPublished('a', 8), false],
     ['other content at the same version', flagPublished('a', 7), false],
     ['a flag never seen', flagPublished('new', 1), false],

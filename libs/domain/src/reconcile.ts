@@ -86,13 +86,14 @@ export function isDoubtful(known: EnvironmentState, fact: EnvironmentFact): bool
   }
 }
 
-type VersionedEntry =
-  { value: { version?: number | null | undefined } } | { value: undefined; removedAt: number };
+interface VersionedEntry {
+  readonly value: { readonly version?: number | null | undefined } | undefined;
+}
 
-/** A step back, or a return: the version is below the known one, or not above the one that was removed. */
+/** A step back, or a return. */
 function isStep(entry: VersionedEntry | undefined, version: number | null | undefined): boolean {
   if (!entry) return false;
-  return entry.value ? (version ?? 0) < (entry.value.version ?? 0) : (version ?? 0) <= entry.removedAt;
+  return entry.value === undefined || (version ?? 0) < (entry.value.version ?? 0);
 }
 
 /** Whether two JSON values say the same. The order of an object's keys says nothing; the order of a list does. */

@@ -72,7 +72,7 @@ export class EmbeddedEventLog extends EventLog {
     throw new StartupError(
       opened.problem === 'locked'
         ? `DATA_DIR ${folder} is in use by ${opened.holder}. Stop it, or set DATA_DIR to another folder.`
-        : `DATA_DIR ${folder} cannot be used: ${opened.reason}. Make it a folder that this user may write to, or set DATA_DIR to another.`,
+        : `DATA_DIR ${folder} cannot be used: ${opened.reason}. ${adviceFor(opened.reason)}, or set DATA_DIR to another.`,
     );
   }
 
@@ -205,6 +205,12 @@ export class EmbeddedEventLog extends EventLog {
     for (const { reject } of this.calls.values()) reject(error);
     this.calls.clear();
   }
+}
+
+function adviceFor(reason: string): string {
+  return /not a database|malformed/.test(reason)
+    ? 'Its log is damaged: move log.sqlite away, and it is made anew from the upstream'
+    : 'Make it a folder that this user may write to';
 }
 
 function valueOf(response: Response): unknown {

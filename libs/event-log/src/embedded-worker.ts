@@ -7,7 +7,7 @@
  * Node runs this file as it is, in tests too: no imports of ours but types.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { parentPort, workerData } from 'node:worker_threads';
@@ -251,7 +251,7 @@ function lock(dataDir: string): DatabaseSync | { holder: string } {
   } catch (error) {
     guard.close();
     if (!String(error).includes('locked')) throw error;
-    return { holder: readFileSync(holderFile, 'utf8').trim() };
+    return { holder: existsSync(holderFile) ? readFileSync(holderFile, 'utf8').trim() : 'another process' };
   }
   writeFileSync(holderFile, `process ${process.pid}, since ${new Date().toISOString()}\n`);
   return guard;

@@ -53,6 +53,8 @@ export interface SaasClientOptions {
 const AUTH_TIMEOUT_MS = 30_000;
 const READ_TIMEOUT_MS = 60_000;
 const PAGE_SIZE = 10;
+/** Characters of an answer; a page of ten environments with 5,000 flags each has fewer. */
+const ANSWER_LIMIT = 256 * 1024 * 1024;
 /** A message of the stream is some hundred bytes; what is longer than this is none. */
 const MESSAGE_LIMIT_BYTES = 1024 * 1024;
 const CLIENT_NAME = 'Proxy ff-relay';
@@ -205,12 +207,18 @@ export class SaasClient {
   }
 
   private async body(response: Response): Promise<unknown> {
-    let body: string;
+    const text = new TextDecoder();
+    let body = '';
     try {
-      body = await response.text();
+      for await (const chunk of response.body ?? []) {
+        body += text.decode(chunk, { stream: true });
+        if (body.length > ANSWER_LIMIT) break;
+      }
     } catch (cause) {
       throw new UpstreamUnreachable(`the answer broke off: ${reasonOf(cause)}`, { cause });
     }
+    if (body.length > ANSWER_LIMIT)
+      throw new UnusableAnswer(`an answer is longer than ${ANSWER_LIMIT} characters`);
     return json(body);
   }
 }

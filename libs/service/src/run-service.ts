@@ -90,7 +90,7 @@ export function listenFailure(error: unknown, host: string, port: number, settin
   }
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') {
     return new StartupError(
-      `${host} is no address of this machine. Set the host setting to one, or to 0.0.0.0 for all.`,
+      `${host} is no address of this machine. Set the address to listen on to one of them, or to 0.0.0.0 for all.`,
       {
         cause: error,
       },

@@ -31,7 +31,9 @@ export class MemoryStateStore extends StateStore {
   async replace(state: EnvironmentState, position: Position): Promise<void> {
     const before = this.stored.get(state.id);
     if (before?.state.apiKeys !== state.apiKeys || before.state.exists !== state.exists) {
-      for (const key of before ? apiKeysOf(before.state) : []) this.environmentByKey.delete(key);
+      for (const key of before ? apiKeysOf(before.state) : []) {
+        if (this.environmentByKey.get(key) === state.id) this.environmentByKey.delete(key);
+      }
       for (const key of apiKeysOf(state)) this.environmentByKey.set(key, state.id);
     }
     this.stored.set(state.id, { state, position });
