@@ -48,6 +48,8 @@ export class Ingestor {
   private deletedKey: string | undefined;
   /** Environments that the upstream said were added, and that nobody has read yet. */
   private readonly added = new Set<string>();
+  /** Comparisons that failed, one after the other, since the stream was opened. */
+  private failedComparisons = 0;
   /** Messages that could not be read since the last comparison began. */
   private unreadable = 0;
   private comparisonWanted = Promise.withResolvers<void>();
@@ -119,7 +121,7 @@ export class Ingestor {
     const { signal } = this.stopping;
     // The first one does not wait for a stream that may never open.
     let intervalMs = Math.min(FIRST_COMPARISON_MS, this.options.reconcileIntervalMs);
-    for (let failures = 0, idle = 0; !signal.aborted;) {
+    for (let idle = 0; !signal.aborted;) {
       const interval = setTimeout(() => this.wantComparison(), intervalMs);
       await this.comparisonWanted.promise;
       clearTimeout(interval);
@@ -129,14 +131,13 @@ export class Ingestor {
       try {
         const before = this.ledger.appends;
         await this.compareAccount();
-        failures = 0;
+        this.failedComparisons = 0;
         // Messages can ask for a comparison at any rate. Those that find nothing move apart.
         idle = this.ledger.appends === before ? Math.min(idle + 1, MOST_IDLE_COMPARISONS) : 0;
         if (idle > 1) await this.wait(this.backoff(idle - 1, 1));
       } catch (error) {
         if (signal.aborted) break;
-        failures++;
-        const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
+        const waitMs = this.backoff(++this.failedComparisons, Math.random(), this.upstream.askedMs(error));
         this.logger.warn(
           `The account could not be compared: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
         );
@@ -176,6 +177,7 @@ export class Ingestor {
 
   /** Without waiting longer for what went wrong before to heal. */
   private compareNow(): void {
+    this.failedComparisons = 0;
     this.wantComparison();
     this.patience.abort();
   }
