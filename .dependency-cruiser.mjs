@@ -30,7 +30,10 @@ export default {
       name: 'libs-are-entered-by-their-front-door',
       severity: 'error',
       from: { path: '^(apps|libs)/([^/]+)/' },
-      to: { path: '^libs/', pathNot: ['^libs/[^/]+/src/index\\.ts$', '^$1/$2/'] },
+      to: {
+        path: '^libs/',
+        pathNot: ['^libs/[^/]+/src/index\\.ts$', '^libs/domain/src/builders\\.suite\\.ts$', '^$1/$2/'],
+      },
     },
     {
       name: 'the-control-plane-shares-only-the-domain',

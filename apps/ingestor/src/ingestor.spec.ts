@@ -23,7 +23,7 @@ import { UpstreamStatus } from '#libs/observability';
 import { SaasClient } from '#libs/saas-client';
 
 import type { Backoff } from './backoff.js';
-import { aFlag, aSegment } from './entities.suite.js';
+import { aFlag, aSegment } from '../../../libs/domain/src/builders.suite.js';
 import { Ingestor, type IngestorOptions } from './ingestor.js';
 import { Ledger } from './ledger.js';
 import {

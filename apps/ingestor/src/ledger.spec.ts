@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { apiKeysOf, type EnvironmentFact, factIn, flagIn, flagsOf } from '#libs/domain';
 import { EmbeddedEventLog, UnexpectedSequence } from '#libs/event-log';
 
-import { aFlag } from './entities.suite.js';
+import { aFlag } from '../../../libs/domain/src/builders.suite.js';
 import { Ledger } from './ledger.js';
 
 const KEY = 'a'.repeat(64);
