@@ -374,12 +374,12 @@ describe('The stream', () => {
   });
 
   it('is lost when it is silent for too long', async () => {
-    const { next } = await givenStream(FOREVER, 50);
-    await expect(next()).rejects.toThrow(/the stream broke: .*no byte for 0\.05 s/);
+    const { next } = await givenStream(FOREVER, 1000);
+    await expect(next()).rejects.toThrow(/the stream broke: .*no byte for 1 s/);
   });
 
   it('lives on by heartbeats alone for many times the silence that would end it', async () => {
-    const idleMs = 400;
+    const idleMs = 1000;
     const { next, write } = await givenStream(FOREVER, idleMs);
     const heartbeats = setInterval(() => void write(':\n\n'), idleMs / 20);
     cleanUps.push(() => clearInterval(heartbeats));
