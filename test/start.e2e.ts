@@ -109,6 +109,19 @@ describe('npm start', () => {
     expect(await relay.kill('SIGTERM')).toBe(0);
   });
 
+  it('leaves no relay behind when it is killed, not even one that waits for its first state', async () => {
+    const launcher = run(process.execPath, ['scripts/start.mjs'], {
+      DATA_DIR: dataDir,
+      ...ports,
+      PROXY_KEY: DEMO.proxyKey,
+      AUTH_SECRET: 'a secret that is long enough for a test',
+      CLIENT_SERVICE: `http://127.0.0.1:${await freePort()}/api/1.0`,
+    });
+    await launcher.printed(/the port stays closed/);
+    // The relay writes to the same pipe, so this resolves only when it has ended too.
+    expect(await launcher.kill('SIGKILL')).toBe('SIGKILL');
+  });
+
   it.each(['PORT', 'CONTROL_PLANE_PORT'] as const)(
     'says in one message that a port is in use: %s',
     async (setting) => {

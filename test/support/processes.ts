@@ -20,11 +20,14 @@ const READY_WITHIN_MS = 20_000;
 export class Process {
   output = '';
   readonly exited: Promise<number | NodeJS.Signals | null>;
+  private grown = Promise.withResolvers<void>();
 
   constructor(private readonly child: ChildProcess) {
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
         this.output += text;
+        this.grown.resolve();
+        this.grown = Promise.withResolvers();
       });
     }
     this.exited = once(child, 'close').then(
@@ -38,20 +41,15 @@ export class Process {
 
   /** Resolves with the first match in what it prints. Rejects when it ends before, or after 20 s. */
   async printed(pattern: RegExp): Promise<RegExpExecArray> {
-    const deadline = Date.now() + READY_WITHIN_MS;
+    const already = pattern.exec(this.output);
+    if (already) return already;
+    const ended = this.exited.then(() => 'ended' as const);
+    const late = once(AbortSignal.timeout(READY_WITHIN_MS), 'abort').then(() => 'late' as const);
     for (;;) {
+      const next = await Promise.race([this.grown.promise, ended, late]);
       const match = pattern.exec(this.output);
       if (match) return match;
-      if (Date.now() > deadline) throw new Error(`${String(pattern)} was not printed, but:\n${this.output}`);
-      const ended = this.exited.then(() => 'ended' as const);
-      const more = Promise.race([
-        once(this.child.stdout as never, 'data'),
-        once(this.child.stderr as never, 'data'),
-      ]);
-      const late = AbortSignal.timeout(deadline - Date.now());
-      const next = await Promise.race([more, ended, once(late, 'abort')]);
-      if (next === 'ended' && !pattern.test(this.output))
-        throw new Error(`it ended, and printed:\n${this.output}`);
+      if (next) throw new Error(`${String(pattern)} was not printed (${next}), but:\n${this.output}`);
     }
   }
 

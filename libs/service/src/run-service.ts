@@ -22,7 +22,8 @@ export async function runService(
   let stopRequested = false;
   const stopEarly = () => process.exit(0);
   const signals = ['SIGTERM', 'SIGINT'] as const;
-  for (const signal of signals) process.once(signal, stopEarly);
+  // A parent that dies closes its channel.
+  for (const event of [...signals, 'disconnect']) process.once(event, stopEarly);
   try {
     const { app, shutdownGraceMs } = await start();
     const stop = (reason: string) => {
@@ -38,14 +39,10 @@ export async function runService(
         },
       );
     };
-    for (const signal of signals) {
-      process.off(signal, stopEarly);
-      process.on(signal, () => stop(signal));
-    }
-    if (process.send) {
-      process.once('disconnect', () => stop('the process that started it is gone'));
-      process.send('ready');
-    }
+    for (const event of [...signals, 'disconnect']) process.off(event, stopEarly);
+    for (const signal of signals) process.on(signal, () => stop(signal));
+    process.once('disconnect', () => stop('the process that started it is gone'));
+    process.send?.('ready');
   } catch (error) {
     console.error(messageFor(error));
     process.exit(1);
