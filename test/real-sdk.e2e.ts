@@ -2,7 +2,8 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client, Event } from '@harnessio/ff-nodejs-server-sdk';
 
 import { Admin, eventually } from './support/clients.js';
-import { DEMO, type Service, Workspace } from './support/processes.js';
+import { type Deployment, DEPLOYMENTS } from './support/deployments.js';
+import { DEMO } from './support/processes.js';
 
 /** By default the SDK clients of a process share one cache and one file; these have their own. */
 function ownMemory() {
@@ -29,29 +30,31 @@ function ownMemory() {
 
 const target = { identifier: 'anna@example.com', name: 'Anna', attributes: {} };
 
-describe('The Harness Node SDK, through the relay', () => {
-  let workspace: Workspace;
-  let controlPlane: Service;
-  let relay: Service;
+describe.each(DEPLOYMENTS)('The Harness Node SDK, through the relay as %s', (_name, deploy) => {
+  let deployment: Deployment;
   let clients: Client[];
+  let admin: Admin;
 
   beforeEach(async () => {
-    workspace = new Workspace();
     clients = [];
-    controlPlane = await workspace.controlPlane(await workspace.folder());
-    relay = await workspace.relay(await workspace.folder(), controlPlane.url);
+    deployment = await deploy();
+    admin = new Admin(deployment.controlPlane.url);
   });
   afterEach(async () => {
-    await workspace.dispose();
+    await deployment.dispose();
     for (const client of clients) client.close();
   });
 
   const silent = { trace() {}, debug() {}, info() {}, warn() {}, error() {} };
   /** A client; `started` ones are closed after the test, others have nothing to close. */
-  const sdk = (enableStream: boolean, key: string = DEMO.dev.serverKey, at: Service = relay) => {
+  const sdk = (
+    enableStream: boolean,
+    key: string = DEMO.dev.serverKey,
+    at = deployment.gateways.at(-1) ?? '',
+  ) => {
     const client = new Client(key, {
-      baseUrl: at.url,
-      eventsUrl: at.url,
+      baseUrl: at,
+      eventsUrl: at,
       enableStream,
       enableAnalytics: false,
       logger: silent,
@@ -85,7 +88,6 @@ describe('The Harness Node SDK, through the relay', () => {
 
   it('hears of a toggle over the stream, and reads the new value', async () => {
     const client = await started(sdk(true));
-    const admin = new Admin(controlPlane.url);
     for (const state of ['off', 'on', 'off'] as const) {
       await admin.setState('dark-mode', state);
       await eventually(
@@ -97,7 +99,6 @@ describe('The Harness Node SDK, through the relay', () => {
 
   it('drops a flag that was deleted, and takes it again when it is made anew', async () => {
     const client = await started(sdk(true));
-    const admin = new Admin(controlPlane.url);
     await admin.createFlag('new-flag');
     await eventually(
       () => client.boolVariation('new-flag', target, true),
@@ -117,15 +118,13 @@ describe('The Harness Node SDK, through the relay', () => {
 
   it('with a wrong key is refused: it goes on trying on 401, and fails at once on 403', async () => {
     const wrong = '20000000-0000-4000-8000-00000000ffff';
-    const answer = await fetch(`${relay.url}/client/auth`, {
+    const answer = await fetch(`${deployment.gateways[0]}/client/auth`, {
       method: 'POST',
       body: JSON.stringify({ apiKey: wrong }),
     });
     expect(answer.status).toBe(401);
 
-    const failFast = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
-      UNKNOWN_KEY_STATUS: '403',
-    });
+    const failFast = await deployment.gateway({ UNKNOWN_KEY_STATUS: '403' });
     const client = sdk(true, wrong, failFast);
     const failed = new Promise((done) => client.on(Event.FAILED, done));
     await expect(client.waitForInitialization()).rejects.toBeDefined();

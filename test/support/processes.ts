@@ -53,6 +53,10 @@ export class Process {
     }
   }
 
+  signal(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
   async kill(signal: NodeJS.Signals): Promise<number | NodeJS.Signals | null> {
     this.child.kill(signal);
     return this.exited;
@@ -71,7 +75,7 @@ export function run(command: string, args: readonly string[], environment: NodeJ
   return new Process(
     spawn(command, args, {
       cwd: root,
-      env: { ...inherited, ...environment },
+      env: { ...inherited, MANAGEMENT_PORT: '0', ...environment },
       stdio: ['ignore', 'pipe', 'pipe'],
     }),
   );

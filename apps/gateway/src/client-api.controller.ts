@@ -2,7 +2,10 @@ import { Body, Controller, Get, Headers, HttpCode, Inject, Param, Post, Query, R
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 
+import type { EnvironmentState } from '#libs/domain';
+
 import { EnvironmentBytes } from './environment-bytes.js';
+import { EnvironmentViews } from './environment-views.js';
 import { SdkAccess } from './sdk-access.js';
 import { SdkError } from './sdk-error.js';
 
@@ -24,6 +27,7 @@ export class ClientApiController {
   constructor(
     @Inject(SdkAccess) private readonly access: SdkAccess,
     @Inject(EnvironmentBytes) private readonly bytes: EnvironmentBytes,
+    @Inject(EnvironmentViews) private readonly views: EnvironmentViews,
   ) {}
 
   @Post('client/auth')
@@ -50,13 +54,13 @@ export class ClientApiController {
   }
 
   @Get('client/env/:environment/feature-configs/:identifier')
-  flag(
+  async flag(
     @Param('environment') environment: string,
     @Param('identifier') identifier: string,
     @Headers('authorization') authorization: string | undefined,
     @Res() reply: FastifyReply,
-  ): void {
-    const { state } = this.access.authoriseFor(environment, authorization);
+  ): Promise<void> {
+    const state = await this.newest(environment, authorization);
     send(reply, this.bytes.flag(state, identifier) ?? notFound(`flag ${identifier}`));
   }
 
@@ -72,18 +76,25 @@ export class ClientApiController {
   }
 
   @Get('client/env/:environment/target-segments/:identifier')
-  segment(
+  async segment(
     @Param('environment') environment: string,
     @Param('identifier') identifier: string,
     @Query('rules') rules: unknown,
     @Headers('authorization') authorization: string | undefined,
     @Res() reply: FastifyReply,
-  ): void {
-    const { state } = this.access.authoriseFor(environment, authorization);
+  ): Promise<void> {
+    const state = await this.newest(environment, authorization);
     send(
       reply,
       this.bytes.segment(state, identifier, rules === 'v2') ?? notFound(`target group ${identifier}`),
     );
+  }
+
+  /** SDKs ask for one entity when they were told of it, maybe by another gateway: what that one knew is known here then. */
+  private async newest(environment: string, authorization: string | undefined): Promise<EnvironmentState> {
+    this.access.authoriseFor(environment, authorization);
+    await this.views.level();
+    return this.access.authoriseFor(environment, authorization).state;
   }
 
   /**

@@ -3,6 +3,7 @@ import { Logger } from '@nestjs/common';
 
 import {
   type EnvironmentFact,
+  type EnvironmentState,
   evolve,
   type Fact,
   factBody,
@@ -12,7 +13,7 @@ import {
   type Position,
   unknownEnvironment,
 } from '#libs/domain';
-import type { EventLog, LoggedMessage } from '#libs/event-log';
+import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
 import { MemoryStateStore } from '#libs/state-store';
 
 import { EnvironmentViews } from './environment-views.js';
@@ -24,10 +25,10 @@ const flag = (version: number): EnvironmentFact => ({
   environment: 'dev',
   flag: { feature: 'a', version } as Flag,
 });
-const logged = (fact: Fact, sequence: number): LoggedMessage => ({
+const logged = (fact: Fact, sequence: number, epoch = 'e1'): LoggedMessage => ({
   subject: factSubject(fact),
   body: factBody(fact, { id: String(sequence), time: 1 }),
-  position: at(sequence),
+  position: at(sequence, epoch),
   time: 1,
 });
 
@@ -36,13 +37,37 @@ class ToldLog {
   readonly followedFrom: (Position | undefined)[] = [];
   private readonly followed = new Map<number, PromiseWithResolvers<void>>();
 
+  readonly reachable = true;
+  /** What `latest` says. */
+  holds: LoggedMessage[] = [];
+  private told = Promise.withResolvers<LoggedMessage[]>();
+  private heads = 0;
+  private readonly headWanted = new Map<number, () => void>();
+
   constructor(
     private readonly tails: { messages: LoggedMessage[]; failure?: Error }[],
-    private readonly end = at(0),
+    public end = at(0),
   ) {}
 
   async head(): Promise<Position> {
+    this.headWanted.get(++this.heads)?.();
     return this.end;
+  }
+
+  /** Resolves when the views have asked so often where the log ends. */
+  askedForHead(times: number): Promise<void> {
+    return this.heads >= times
+      ? Promise.resolve()
+      : new Promise((done) => void this.headWanted.set(times, done));
+  }
+
+  async *latest() {
+    yield this.holds;
+  }
+
+  /** Says more in the tail that is read now. */
+  tell(messages: LoggedMessage[]): void {
+    this.told.resolve(messages);
   }
 
   async *tail(_stream: string, after: Position | undefined, signal: AbortSignal) {
@@ -50,7 +75,9 @@ class ToldLog {
     if (messages.length > 0) yield messages;
     this.call(this.followedFrom.length).resolve();
     if (failure) throw failure;
-    await new Promise((done) => signal.addEventListener('abort', done));
+    const stopped = new Promise<LoggedMessage[]>((done) => signal.addEventListener('abort', () => done([])));
+    yield await Promise.race([this.told.promise, stopped]);
+    await stopped;
   }
 
   /** Resolves when the views have taken in all that the tail told. */
@@ -83,11 +110,12 @@ describe('The views of a gateway', () => {
     const state = of.environment('dev');
     return state && flagIn(state, 'a')?.version;
   };
-  const stored = async (version: number) => {
+  const stored = async (version: number, epoch = 'e1') => {
     const state = evolve(evolve(unknownEnvironment('dev'), added, 1), flag(version), 2);
-    await store.replace(state, at(2));
-    await store.advance({ position: at(2), complete: true });
+    await store.replace(state, epoch, (await store.positions()).get('dev'));
+    await store.begin({ position: at(2, epoch), complete: true, writer: 'projector' });
   };
+  const snapshot: Fact = { type: 'SnapshotCompleted', account: 'acme', environments: 1 };
 
   it('start from the store and follow the log from there', async () => {
     await stored(1);
@@ -100,16 +128,17 @@ describe('The views of a gateway', () => {
   });
 
   it('start from the log alone when the store is empty', async () => {
-    const snapshot: Fact = { type: 'SnapshotCompleted', account: 'acme', environments: 1 };
-    const log = new ToldLog([{ messages: [logged(added, 1), logged(flag(1), 2), logged(snapshot, 3)] }]);
+    const log = new ToldLog([{ messages: [] }], at(3));
+    log.holds = [logged(added, 1), logged(flag(1), 2), logged(snapshot, 3)];
     const started = start(log);
     await started.complete;
-    expect(log.followedFrom).toEqual([undefined]);
+    await log.takenIn(1);
+    expect(log.followedFrom).toEqual([at(3)]);
     expect(versionIn(started)).toBe(1);
   });
 
   it('are not complete when the log goes on to say that the proxy key was deleted', async () => {
-    const snapshot: Fact = { type: 'SnapshotCompleted', account: 'acme', environments: 1 };
+    await store.begin({ position: at(0), complete: false, writer: 'projector' });
     const deleted: Fact = { type: 'ProxyKeyDeleted', identifier: 'relay' };
     const first = { messages: [logged(added, 1), logged(snapshot, 2)], failure: new Error('made to fail') };
     const log = new ToldLog([first, { messages: [logged(deleted, 3)] }], at(3));
@@ -135,15 +164,82 @@ describe('The views of a gateway', () => {
     expect(versionIn(started)).toBe(2);
   });
 
-  it('take the store anew when it holds a log that was made anew', async () => {
+  const jumps = (of: EnvironmentViews) => {
+    const seen: unknown[] = [];
+    of.jumps.subscribe((changes) =>
+      seen.push(...changes.map(({ before, after }) => [versionOf(before), versionOf(after)])),
+    );
+    return seen;
+  };
+  const versionOf = (state: EnvironmentState | undefined) => state && flagIn(state, 'a')?.version;
+  const lost = { messages: [], failure: new UnknownEpoch('e1 is gone') };
+
+  it('keep what they know of a log that was lost, until the store holds the one that took its place', async () => {
     await stored(5);
-    const log = new ToldLog([{ messages: [], failure: new Error('another epoch') }]);
+    const log = new ToldLog([lost]);
     const started = start(log);
+    const seen = jumps(started);
     await log.takenIn(1);
-    await store.replace(evolve(evolve(unknownEnvironment('dev'), added, 1), flag(1), 2), at(2, 'e2'));
-    await store.advance({ position: at(2, 'e2'), complete: true });
+    log.end = at(1, 'e2');
+    await log.askedForHead(3);
+    expect(versionIn(started)).toBe(5);
+    await stored(1, 'e2');
     await log.takenIn(2);
     expect(log.followedFrom).toEqual([at(2), at(2, 'e2')]);
     expect(versionIn(started)).toBe(1);
+    expect(seen).toEqual([[5, 1]]);
+  });
+
+  it('take a log that was made anew as it is when the store is away', async () => {
+    await stored(5);
+    const log = new ToldLog([lost]);
+    const started = start(log);
+    await log.takenIn(1);
+    Object.defineProperty(store, 'reachable', { value: false });
+    store.progress = () => Promise.reject(new Error('made to fail'));
+    log.end = at(3, 'e2');
+    log.holds = [logged(added, 1, 'e2'), logged(flag(2), 2, 'e2')];
+    await log.askedForHead(4);
+    expect(versionIn(started)).toBe(5);
+    log.holds = [...log.holds, logged(snapshot, 3, 'e2')];
+    await log.takenIn(2);
+    expect(log.followedFrom).toEqual([at(2), at(3, 'e2')]);
+    expect(versionIn(started)).toBe(2);
+  });
+
+  it('start from the store alone when the log is away', async () => {
+    await stored(5);
+    const log = new ToldLog([{ messages: [], failure: new Error('made to fail') }]);
+    log.head = () => Promise.reject(new Error('made to fail'));
+    const started = start(log);
+    await started.complete;
+    expect(versionIn(started)).toBe(5);
+  });
+
+  it('are level with the store before a request is answered, if that takes no longer than a moment', async () => {
+    await stored(1);
+    const log = new ToldLog([]);
+    const started = start(log);
+    await started.complete;
+    await started.level();
+    await store.advance({ position: at(3), complete: true, writer: 'projector' });
+    let isLevel = false;
+    const level = started.level().then(() => (isLevel = true));
+    await new Promise((done) => setImmediate(done));
+    expect(isLevel).toBe(false);
+    log.tell([logged(flag(2), 3)]);
+    await level;
+    expect(versionIn(started)).toBe(2);
+  });
+
+  it('answer with what they have when the store does not answer, and do not ask again at once', async () => {
+    await stored(1);
+    const started = start(new ToldLog([]));
+    await started.complete;
+    let asked = 0;
+    store.progress = () => new Promise(() => void asked++);
+    await Promise.all([started.level(), started.level()]);
+    await started.level();
+    expect(asked).toBe(1);
   });
 });

@@ -3,22 +3,23 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 import { type Observable, Subject } from 'rxjs';
 
-import {
-  apiKeysOf,
-  type EnvironmentFact,
-  type EnvironmentState,
-  type Fact,
-  factIn,
-  foldInto,
-  isComplete,
-  isEnvironmentFact,
-  type Position,
-  type SequencedFact,
-} from '#libs/domain';
-import type { EventLog, LoggedMessage } from '#libs/event-log';
+import { apiKeysOf, type EnvironmentState, type Position } from '#libs/domain';
+import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
+import type { PartStatus } from '#libs/observability';
+import { foldLog, LogFold } from '#libs/projection';
 import type { StateStore } from '#libs/state-store';
 
-const RETRY_MS = 1000;
+const RETRY_MS = 250;
+/** For a projector that is only just starting, too, to say something in the store. */
+const STORE_START_MS = 2000;
+/** For a projector to bring the store level with a log that was made anew, before the log is read instead. */
+const STORE_HEAL_MS = 5000;
+/** For facts to come that the store holds already. */
+const CATCH_UP_MS = 1000;
+/** After the store kept a request waiting for nothing. */
+const DISTRUST_MS = 5000;
+/** For facts of an epoch that was never heard of. */
+const UNKNOWN_EPOCH_MS = 10_000;
 
 /** An SDK key that opens an environment no longer. */
 export interface Revocation {
@@ -27,22 +28,38 @@ export interface Revocation {
   readonly apiKey: string;
 }
 
+/** An environment that changed without facts that led from one state to the other. */
+export interface Jump {
+  readonly before: EnvironmentState | undefined;
+  readonly after: EnvironmentState | undefined;
+}
+
 /**
- * The environments as this gateway serves them, in memory: loaded from the state store, then kept up by following the
- * facts. No request waits for anything else.
+ * The environments as this gateway serves them, in memory: loaded from the state store, or from the log if that is away,
+ * then kept up by following the facts. No request waits for anything else.
+ *
+ * A log that was lost and made anew is followed once the store, or the log itself, holds the account again. Until then
+ * what is known is served.
  */
 export class EnvironmentViews {
   private readonly logger = new Logger(EnvironmentViews.name);
   private readonly stopping = new AbortController();
   private readonly revocations = new Subject<Revocation>();
+  private readonly jumping = new Subject<readonly Jump[]>();
   private readonly whole = Promise.withResolvers<void>();
-  private states = new Map<string, EnvironmentState>();
-  private environmentByKey = new Map<string, string>();
   private isWhole = false;
-  private reached: Position | undefined;
+  private readonly formerEpochs = new Set<string>();
+  private environmentByKey = new Map<string, string>();
+  private view: LogFold | undefined;
+  /** Where the present view was loaded, before it followed the facts. */
+  private began: Position | undefined;
   /** Where the log ended when the views began. */
   private end: Position | undefined;
-  private waiting: { readonly position: Position; readonly done: () => void }[] = [];
+  private readonly waiting = new Set<{ readonly position: Position; readonly done: () => void }>();
+  private looking: Promise<void> | undefined;
+  private lookingNext: Promise<void> | undefined;
+  private distrustedUntil = 0;
+  private lastFailure = '';
   private work: Promise<void> | undefined;
 
   constructor(
@@ -69,8 +86,24 @@ export class EnvironmentViews {
     return this.revocations;
   }
 
+  /** What changed when a log that was made anew took the place of the one before. */
+  get jumps(): Observable<readonly Jump[]> {
+    return this.jumping;
+  }
+
+  /** Ready once there is the whole account to serve, however long ago it was loaded. */
+  status(): PartStatus {
+    return {
+      ready: this.isWhole,
+      position: this.view?.position,
+      environments: this.view?.states.size ?? 0,
+      log: this.log.reachable ? 'reachable' : 'unreachable',
+      store: this.store.reachable ? 'reachable' : 'unreachable',
+    };
+  }
+
   environment(id: string): EnvironmentState | undefined {
-    const state = this.states.get(id);
+    const state = this.view?.states.get(id);
     return state?.exists ? state : undefined;
   }
 
@@ -79,60 +112,141 @@ export class EnvironmentViews {
     return this.environmentByKey.get(apiKey);
   }
 
-  /** Resolves once the views hold the facts up to there, or the gateway stops. */
-  async caughtUp(position: Position): Promise<void> {
-    if (this.hasReached(position)) return;
-    await new Promise<void>((done) => this.waiting.push({ position, done }));
+  /** Whether the views held a fact when they were loaded: nobody was served anything without it. */
+  beganWith({ epoch, sequence }: Position): boolean {
+    return this.began?.epoch === epoch && sequence <= this.began.sequence;
+  }
+
+  /**
+   * Waits until the views hold the facts up to there, or the gateway stops.
+   *
+   * @returns false if the position is of a log that this gateway did not get to hear of in good time
+   */
+  async caughtUp(position: Position): Promise<boolean> {
+    if (this.hasReached(position)) return true;
+    const sameLog = position.epoch === this.view?.position.epoch;
+    return this.waitFor(position, sameLog || !this.view ? undefined : AbortSignal.timeout(UNKNOWN_EPOCH_MS));
+  }
+
+  /**
+   * Waits until the views hold what the store holds, since another gateway may have told of it: a moment at most, and
+   * not at all if the store is away. Requests that come together share one look.
+   */
+  level(): Promise<void> {
+    if (!this.store.reachable || Date.now() < this.distrustedUntil) return Promise.resolve();
+    if (!this.looking) return (this.looking = this.look().finally(() => (this.looking = undefined)));
+    // One that is under way may have looked before this request was made.
+    return (this.lookingNext ??= this.looking.then(() => {
+      this.lookingNext = undefined;
+      return this.level();
+    }));
+  }
+
+  private async look(): Promise<void> {
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(), CATCH_UP_MS);
+    const late = new Promise<true>((done) => patience.signal.addEventListener('abort', () => done(true)));
+    const progress = await Promise.race([this.store.progress().catch(() => undefined), late]);
+    const isLate =
+      progress === true || (progress && !(await this.waitFor(progress.position, patience.signal)));
+    clearTimeout(timer);
+    if (isLate) this.distrustedUntil = Date.now() + DISTRUST_MS;
   }
 
   private async keepFollowing(): Promise<void> {
     const { signal } = this.stopping;
-    while (!signal.aborted) {
+    for (let lostAt: number | undefined; !signal.aborted;) {
       try {
-        const position = await this.load();
-        for await (const messages of this.log.tail('FF_FACTS', position, signal)) this.takeIn(messages);
+        if (!this.view) this.adopt(await this.firstView());
+        else if (lostAt !== undefined) this.adopt(await this.nextView(lostAt));
+        lostAt = undefined;
+        for await (const messages of this.log.tail('FF_FACTS', this.view?.position, signal)) {
+          this.takeIn(messages);
+          this.lastFailure = '';
+        }
       } catch (error) {
         if (signal.aborted) break;
-        this.logger.error(`The views cannot follow the facts: ${String(error)}; loading them again`);
+        if (error instanceof UnknownEpoch) lostAt ??= Date.now();
+        // Said once, however often it is tried.
+        if (String(error) !== this.lastFailure) {
+          this.logger.warn(`The views cannot follow the facts: ${String(error)}; serving what is known`);
+        }
+        this.lastFailure = String(error);
         await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
     for (const { done } of this.waiting) done();
   }
 
-  /** Takes everything from the store, unless what is here is as new. @returns from where to follow */
-  private async load(): Promise<Position | undefined> {
-    this.end ??= await this.log.head('FF_FACTS');
-    const progress = await this.store.progress();
-    if (this.reached && (!progress || this.hasReached(progress.position))) return this.reached;
-    const states = new Map<string, EnvironmentState>();
-    for (const id of await this.store.environments()) {
-      const stored = await this.store.environment(id);
-      if (stored) states.set(id, stored.state);
+  private async firstView(): Promise<LogFold> {
+    this.end ??= await this.log.head('FF_FACTS').catch(() => undefined);
+    return (await this.fromStore()) ?? (await foldLog(this.log));
+  }
+
+  /** The view of a log that was made anew. Throws as long as there is none. */
+  private async nextView(lostAt: number): Promise<LogFold> {
+    const head = await this.log.head('FF_FACTS');
+    const progress = await this.store.progress().catch(() => undefined);
+    if (progress?.position.epoch === head.epoch) {
+      const stored = await this.fromStore();
+      if (stored) return stored;
     }
-    const before = this.states;
-    this.states = states;
-    for (const id of new Set([...before.keys(), ...states.keys()])) this.keysMayDiffer(id, before.get(id));
-    this.isWhole = progress?.complete ?? false;
-    this.reach(progress?.position);
-    return progress?.position;
+    // The store comes first, since other gateways answer from it. But it may be away, or nobody keeps it.
+    if (!this.store.reachable || Date.now() - lostAt > STORE_HEAL_MS) {
+      const folded = await foldLog(this.log);
+      if (folded.decided) return folded;
+    }
+    throw new Error('the log was lost, and the one that takes its place is not filled yet');
+  }
+
+  /** What the store holds; undefined if it is away, or holds nothing for so long that nobody seems to keep it. */
+  private async fromStore(): Promise<LogFold | undefined> {
+    try {
+      let progress = await this.store.progress();
+      for (const since = Date.now(); !progress && Date.now() - since < STORE_START_MS;) {
+        await delay(RETRY_MS / 5, undefined, { signal: this.stopping.signal });
+        progress = await this.store.progress();
+      }
+      if (!progress) return undefined;
+      const fold = new LogFold(progress.position);
+      fold.complete = progress.complete;
+      const ids = await this.store.environments();
+      for (const id of ids) {
+        const stored = await this.store.environment(id);
+        if (stored) fold.states.set(id, stored.state);
+      }
+      return fold;
+    } catch (error) {
+      if (!this.stopping.signal.aborted) this.logger.warn(`The state store is away: ${String(error)}`);
+      return undefined;
+    }
+  }
+
+  private adopt(view: LogFold): void {
+    const before = this.view;
+    this.view = view;
+    this.began = view.position;
+    const ids = new Set([...(before?.states.keys() ?? []), ...view.states.keys()]);
+    for (const id of ids) this.keysMayDiffer(id, before?.states.get(id));
+    if (before) {
+      this.formerEpochs.add(before.position.epoch);
+      this.logger.warn(`The log was made anew; serving what it says now (${view.states.size} environments)`);
+      this.jumping.next(
+        [...ids].map((id) => ({ before: before.states.get(id), after: view.states.get(id) })),
+      );
+    }
+    this.reached();
   }
 
   private takeIn(messages: readonly LoggedMessage[]): void {
-    const facts: SequencedFact<EnvironmentFact>[] = [];
-    for (const message of messages) {
-      const fact = this.readable(message);
-      if (fact && isEnvironmentFact(fact)) facts.push({ fact, sequence: message.position.sequence });
-      if (fact) this.isWhole = isComplete(this.isWhole, fact);
-    }
-    const before = new Map(facts.map(({ fact }) => [fact.environment, this.states.get(fact.environment)]));
-    for (const id of foldInto(this.states, facts)) this.keysMayDiffer(id, before.get(id));
-    this.reach(messages.at(-1)?.position);
+    const before = this.view?.take(messages) ?? new Map<string, undefined>();
+    for (const [id, state] of before) this.keysMayDiffer(id, state);
+    this.reached();
   }
 
   /** Brings the index of keys up to date with an environment that was `before`. */
   private keysMayDiffer(id: string, before: EnvironmentState | undefined): void {
-    const now = this.states.get(id);
+    const now = this.view?.states.get(id);
     if (before && now && before.apiKeys === now.apiKeys && before.exists === now.exists) return;
     const keys = new Set(now ? apiKeysOf(now) : []);
     for (const apiKey of keys) this.environmentByKey.set(apiKey, id);
@@ -146,32 +260,43 @@ export class EnvironmentViews {
   /** A key that an environment lets go of opens another that lists it too, or none. */
   private reassign(apiKey: string, former: string): void {
     if (this.environmentByKey.get(apiKey) !== former) return;
-    const other = [...this.states.values()].find((state) => state.exists && state.apiKeys.get(apiKey)?.value);
+    const states = [...(this.view?.states.values() ?? [])];
+    const other = states.find((state) => state.exists && state.apiKeys.get(apiKey)?.value);
     if (other) this.environmentByKey.set(apiKey, other.id);
     else this.environmentByKey.delete(apiKey);
   }
 
-  private reach(position: Position | undefined): void {
-    this.reached = position;
-    const ready = this.waiting.filter((waiter) => this.hasReached(waiter.position));
-    this.waiting = this.waiting.filter((waiter) => !ready.includes(waiter));
-    for (const { done } of ready) done();
+  /** Lets go on who waited for what the views hold now. */
+  private reached(): void {
+    for (const { position, done } of this.waiting) if (this.hasReached(position)) done();
+    const { view, end } = this;
+    if (!view?.complete) return;
     // What the log said long ago may be overtaken by what it says next.
-    if (this.isWhole && this.end && this.hasReached(this.end)) this.whole.resolve();
-  }
-
-  private hasReached({ epoch, sequence }: Position): boolean {
-    return this.reached?.epoch === epoch && this.reached.sequence >= sequence;
-  }
-
-  private readable({ subject, body, position }: LoggedMessage): Fact | undefined {
-    try {
-      return factIn(body);
-    } catch (error) {
-      this.logger.error(
-        `Fact ${position.sequence} (${subject}) cannot be read and is passed over: ${String(error)}`,
-      );
-      return undefined;
+    if (!end || end.epoch !== view.position.epoch || this.hasReached(end)) {
+      this.isWhole = true;
+      this.whole.resolve();
     }
+  }
+
+  /** A position of a log that was given up counts as reached: what it held is known, and what differs now was told. */
+  private hasReached({ epoch, sequence }: Position): boolean {
+    const now = this.view?.position;
+    return now?.epoch === epoch ? now.sequence >= sequence : this.formerEpochs.has(epoch);
+  }
+
+  /** @returns whether the views hold it by the time that `patience` aborts or the gateway stops */
+  private waitFor(position: Position, patience?: AbortSignal): Promise<boolean> {
+    if (this.hasReached(position)) return Promise.resolve(true);
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const end = () => {
+      this.waiting.delete(waiter);
+      patience?.removeEventListener('abort', end);
+      resolve(this.hasReached(position));
+    };
+    const waiter = { position, done: end };
+    this.waiting.add(waiter);
+    if (patience?.aborted) end();
+    else patience?.addEventListener('abort', end);
+    return promise;
   }
 }

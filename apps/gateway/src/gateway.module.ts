@@ -1,8 +1,8 @@
 import { Inject, Module, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
 
-import { ConfigModule, RelayConfig } from '#libs/config';
+import { RelayConfig } from '#libs/config';
 import { EventLog, EventLogModule } from '#libs/event-log';
-import { ObservabilityModule } from '#libs/observability';
+import { ObservabilityModule, StatusBoard, UpstreamStatus } from '#libs/observability';
 import { StateStore, StateStoreModule } from '#libs/state-store';
 
 import { ClientApiController } from './client-api.controller.js';
@@ -13,10 +13,11 @@ import { NoticeHub } from './notice-hub.js';
 import { SdkAccess } from './sdk-access.js';
 import { SdkTokens } from './sdk-tokens.js';
 import { StreamController } from './stream.controller.js';
+import { UpstreamReports } from './upstream-reports.js';
 
 /** State and notices → SDKs. */
 @Module({
-  imports: [ConfigModule, EventLogModule, StateStoreModule, ObservabilityModule],
+  imports: [EventLogModule, StateStoreModule, ObservabilityModule],
   controllers: [ClientApiController, StreamController, HealthController],
   providers: [
     {
@@ -35,6 +36,11 @@ import { StreamController } from './stream.controller.js';
       useFactory: (views: EnvironmentViews, { authSecret, unknownKeyStatus }: RelayConfig) =>
         new SdkAccess(views, new SdkTokens(authSecret), unknownKeyStatus),
     },
+    {
+      provide: UpstreamReports,
+      inject: [EventLog, UpstreamStatus],
+      useFactory: (log: EventLog, status: UpstreamStatus) => new UpstreamReports(log, status),
+    },
     { provide: EnvironmentBytes, useFactory: () => new EnvironmentBytes() },
   ],
 })
@@ -42,14 +48,19 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
   constructor(
     @Inject(EnvironmentViews) private readonly views: EnvironmentViews,
     @Inject(NoticeHub) private readonly hub: NoticeHub,
+    @Inject(UpstreamReports) private readonly reports: UpstreamReports,
+    @Inject(StatusBoard) private readonly board: StatusBoard,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
+    this.board.show('gateway', () => ({ ...this.views.status(), streams: this.hub.openStreams }));
     await this.hub.start();
     this.views.start();
+    this.reports.start();
   }
 
   async onModuleDestroy(): Promise<void> {
+    this.reports.stop();
     await Promise.all([this.views.stop(), this.hub.stop()]);
   }
 }

@@ -7,10 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
-import { Inject, type LoggerService, Module, type OnModuleInit } from '@nestjs/common';
+import { Inject, Module, type OnModuleInit } from '@nestjs/common';
 import { ModuleRef } from '@nestjs/core';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 
+import { RelayConfig } from '#libs/config';
 import {
   type EnvironmentFact,
   type EnvironmentState,
@@ -28,6 +29,7 @@ import {
   unknownEnvironment,
 } from '#libs/domain';
 import { EventLog } from '#libs/event-log';
+import { StateStore } from '#libs/state-store';
 
 import { EnvironmentViews } from './environment-views.js';
 import { GatewayModule } from './gateway.module.js';
@@ -40,8 +42,6 @@ const DEV_KEY = 'dev-key';
 const OTHER_DEV_KEY = 'other-dev-key';
 const PROD_KEY = 'prod-key';
 const SECRET = 'a secret of at least 32 characters';
-
-const SILENT: LoggerService = { log: () => undefined, warn: () => undefined, error: () => undefined };
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
@@ -158,24 +158,31 @@ interface Starting {
 /** Starts the real server, as a process does, over an empty log. */
 async function startEmpty(settings: NodeJS.ProcessEnv = {}): Promise<Starting> {
   const folder = await mkdtemp(join(tmpdir(), 'gateway-'));
-  Object.assign(process.env, {
+  const config = new RelayConfig({
     PROXY_KEY: 'not-used-here',
     AUTH_SECRET: SECRET,
     DATA_DIR: folder,
     HOST: '127.0.0.1',
     PORT: '0',
-    UNKNOWN_KEY_STATUS: '',
+    MANAGEMENT_PORT: '0',
+    LOG_LEVEL: 'ERROR',
     ...settings,
   });
   const wired = Promise.withResolvers<ModuleRef>();
   @Module({ imports: [GatewayModule] })
   class Root implements OnModuleInit {
     constructor(@Inject(ModuleRef) private readonly parts: ModuleRef) {}
-    onModuleInit() {
+    async onModuleInit() {
+      const [log, store] = [
+        this.parts.get(EventLog, { strict: false }),
+        this.parts.get(StateStore, { strict: false }),
+      ];
+      const { epoch } = await log.head('FF_FACTS');
+      await store.begin({ position: { epoch, sequence: 0 }, complete: false, writer: 'nobody' });
       wired.resolve(this.parts);
     }
   }
-  const serving = serveGateway(Root, SILENT);
+  const serving = serveGateway('gateway', config, [Root]);
   serving.catch(wired.reject);
   const parts = await wired.promise;
   const part = <Part>(type: abstract new (...given: never[]) => Part): Part =>

@@ -4,10 +4,18 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 import type { Subscription } from 'rxjs';
 
-import { flagIn, type Notice, noticeIn, type Position, segmentIn } from '#libs/domain';
-import type { EventLog, LoggedMessage } from '#libs/event-log';
+import {
+  differences,
+  flagIn,
+  type Notice,
+  noticeIn,
+  type Position,
+  segmentIn,
+  unknownEnvironment,
+} from '#libs/domain';
+import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
 
-import type { EnvironmentViews } from './environment-views.js';
+import type { EnvironmentViews, Jump } from './environment-views.js';
 import { sdkEvent } from './sdk-payloads.js';
 
 /** SDKs count 30 s of silence as a lost stream; some look only every 15. */
@@ -17,6 +25,8 @@ const MOST_WAITING_BYTES = 1024 * 1024;
 const MOST_STREAMS = 50_000;
 const END_WITHIN_MS = 1000;
 const RETRY_MS = 1000;
+/** By how much the clocks of this machine and the log's may differ. */
+const CLOCKS_DIFFER_MS = 300_000;
 
 /** An empty comment: the only heartbeat that every SDK takes for one. */
 const HEARTBEAT = chunk(':\n\n');
@@ -40,16 +50,18 @@ export class NoticeHub {
   private work: Promise<void> | undefined;
   private heartbeat: NodeJS.Timeout | undefined;
   private revocations: Subscription | undefined;
+  private jumps: Subscription | undefined;
 
   constructor(
     private readonly log: EventLog,
     private readonly views: EnvironmentViews,
   ) {}
 
-  /** Returns once no notice that comes later can be missed. */
+  /** Returns once no notice that comes later can be missed, also if the log is away now. */
   async start(): Promise<void> {
-    const head = await this.log.head('FF_CHANGES');
+    const head = await this.log.head('FF_CHANGES').catch(() => undefined);
     this.work = this.keepTelling(head);
+    this.jumps = this.views.jumps.subscribe((jumps) => this.tellJumps(jumps));
     this.heartbeat = setInterval(() => this.beat(), HEARTBEAT_MS);
     this.revocations = this.views.revoked.subscribe(({ environment, apiKey }) => {
       for (const stream of this.streams.get(environment) ?? []) if (stream.apiKey === apiKey) end(stream);
@@ -60,6 +72,7 @@ export class NoticeHub {
   async stop(): Promise<void> {
     clearInterval(this.heartbeat);
     this.revocations?.unsubscribe();
+    this.jumps?.unsubscribe();
     this.stopping.abort();
     for (const stream of this.all()) end(stream);
     // Whoever does not read would hold up the end.
@@ -96,20 +109,35 @@ export class NoticeHub {
     this.write(stream, HEARTBEAT);
   }
 
-  private async keepTelling(after: Position): Promise<void> {
+  /** @param after undefined if the log was away at the start: then it is read from its beginning, and most passed over */
+  private async keepTelling(after: Position | undefined): Promise<void> {
     const { signal } = this.stopping;
+    const oldMs = after ? 0 : Date.now() - CLOCKS_DIFFER_MS;
     let told = after;
-    while (!signal.aborted) {
+    for (let lastFailure = ''; !signal.aborted;) {
       try {
         for await (const messages of this.log.tail('FF_CHANGES', told, signal)) {
           for (const message of messages) {
-            await this.tell(message);
+            if (message.time >= oldMs) await this.tell(message);
             told = message.position;
+            lastFailure = '';
           }
         }
       } catch (error) {
         if (signal.aborted) return;
-        this.logger.error(`Notices cannot be read: ${String(error)}; trying again`);
+        if (String(error) !== lastFailure) {
+          this.logger.warn(
+            `Notices cannot be read: ${String(error)}; streams stay open, and will hear of them`,
+          );
+        }
+        lastFailure = String(error);
+        if (error instanceof UnknownEpoch) {
+          this.logger.warn(
+            'The notices were lost, and nobody knows which: all streams end, and SDKs read anew',
+          );
+          for (const stream of this.all()) end(stream);
+          told = undefined;
+        }
         await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
@@ -118,16 +146,35 @@ export class NoticeHub {
   private async tell({ body, position, subject }: LoggedMessage): Promise<void> {
     try {
       const { notice, of } = noticeIn(body);
+      // Known since the views were loaded, or told when they changed their log.
+      if (this.views.beganWith(of)) return;
       // Also with no stream open: one that opens now is read together with views that must hold the change.
-      await this.views.caughtUp(of);
-      const event = this.isPast(notice) ? undefined : sdkEvent(notice);
-      const streams = this.streams.get(notice.environment);
-      if (!event || !streams) return;
-      const frame = chunk(`event: *\ndata: ${event}\n\n`);
-      for (const stream of streams) this.write(stream, frame);
+      if (await this.views.caughtUp(of)) this.send(notice);
+      else {
+        this.logger.warn(
+          `Streams of ${notice.environment} end: what notice ${position.sequence} tells of cannot be read here`,
+        );
+        for (const stream of this.streams.get(notice.environment) ?? []) end(stream);
+      }
     } catch (error) {
       this.logger.error(`Notice ${position.sequence} (${subject}) is passed over: ${String(error)}`);
     }
+  }
+
+  /** The notices of a log that took the place of another may come late, or from nobody: what differs is known here. */
+  private tellJumps(jumps: readonly Jump[]): void {
+    for (const { before, after } of jumps) {
+      const nothing = unknownEnvironment((after ?? before)?.id ?? '');
+      for (const notice of differences(before ?? nothing, after ?? nothing)) this.send(notice);
+    }
+  }
+
+  private send(notice: Notice): void {
+    const event = this.isPast(notice) ? undefined : sdkEvent(notice);
+    const streams = this.streams.get(notice.environment);
+    if (!event || !streams) return;
+    const frame = chunk(`event: *\ndata: ${event}\n\n`);
+    for (const stream of streams) this.write(stream, frame);
   }
 
   /** Whether what it says to fetch is gone again: its removal is told next, and Node would ask for it without end. */

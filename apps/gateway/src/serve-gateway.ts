@@ -2,13 +2,14 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 
-import { Logger, type LoggerService, type Type } from '@nestjs/common';
+import { Logger, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 
-import { RelayConfig } from '#libs/config';
-import { expectFreePort, listenFailure } from '#libs/service';
+import type { RelayConfig } from '#libs/config';
+import { ServiceLogger } from '#libs/observability';
+import { expectFreePort, listenFailure, processOf } from '#libs/service';
 
 import { EnvironmentViews } from './environment-views.js';
 import { errorBody, SdkErrorFilter } from './sdk-error.js';
@@ -43,16 +44,20 @@ const BACKLOG = 4096;
 const PATIENCE_MS = 3000;
 
 /**
- * Runs a module that holds the gateway as a server for SDKs. The port opens only once there is state to serve, so that
+ * Runs roles that the gateway is among as a server for SDKs. The port opens only once there is state to serve, so that
  * no SDK learns a wrong answer; resolves then. Throws StartupError when it cannot listen.
  */
-export async function serveGateway(root: Type, logs: LoggerService): Promise<NestFastifyApplication> {
-  const app = await NestFactory.create<NestFastifyApplication>(root, adapter(), {
-    logger: logs,
+export async function serveGateway(
+  name: string,
+  config: RelayConfig,
+  roles: readonly Type[],
+): Promise<NestFastifyApplication> {
+  const app = await NestFactory.create<NestFastifyApplication>(processOf(config, roles), adapter(), {
+    logger: new ServiceLogger(name, config.logLevel, config.logFormat),
     abortOnError: false,
     bodyParser: false,
   });
-  const { host, port } = app.get(RelayConfig);
+  const { host, port } = config;
   app.useGlobalFilters(new SdkErrorFilter());
   app.enableCors({
     origin: '*',

@@ -129,7 +129,10 @@ export class EnvironmentSync {
     if (announced.get(identifier) !== version) return true;
     const known = this.ledger.environment(this.id);
     const held = kind === 'flags' ? flagIn(known, identifier) : segmentIn(known, identifier);
-    const shown = !known.exists || (held?.version ?? 0) >= version;
+    const shown =
+      !known.exists ||
+      (held?.version ?? 0) >= version ||
+      this.ledger.isSetAside(this.id, kind === 'flags' ? 'flag' : 'segment', identifier);
     if (shown) announced.delete(identifier);
     return shown;
   }
@@ -183,6 +186,7 @@ export class EnvironmentSync {
         const known = this.ledger.environment(this.id);
         if (!known.exists && !listing) return new Map();
         const facts = reconcile(known, { ...fetched, account: listing?.account });
+        this.forgetSetAside(fetched);
         const { believed = [], doubted = [] } = Object.groupBy(facts, (fact) =>
           !isDoubtful(known, fact) || sameContent(doubts.get(factSubject(fact)), fact)
             ? 'believed'
@@ -193,6 +197,13 @@ export class EnvironmentSync {
       });
       if (doubts.size === 0) return;
       if (reads === DOUBTING_READS) throw new Error(`${reads} reads of the upstream contradict each other`);
+    }
+  }
+
+  private forgetSetAside({ id, flags, segments }: FetchedEnvironment): void {
+    if (flags) this.ledger.noLongerThere(id, 'flag', new Set(flags.map((flag) => flag.feature)));
+    if (segments) {
+      this.ledger.noLongerThere(id, 'segment', new Set(segments.map((segment) => segment.identifier)));
     }
   }
 

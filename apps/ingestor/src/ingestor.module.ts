@@ -1,15 +1,16 @@
 import { Inject, Module, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
 
-import { ConfigModule, RelayConfig } from '#libs/config';
+import { RelayConfig } from '#libs/config';
 import { EventLog, EventLogModule } from '#libs/event-log';
-import { ObservabilityModule, UpstreamStatus } from '#libs/observability';
+import { ObservabilityModule, StatusBoard, UpstreamStatus } from '#libs/observability';
 import { SaasClient } from '#libs/saas-client';
 
 import { Ingestor } from './ingestor.js';
+import { IngestorLead } from './ingestor-lead.js';
 
 /** Upstream → facts. */
 @Module({
-  imports: [ConfigModule, EventLogModule, ObservabilityModule],
+  imports: [EventLogModule, ObservabilityModule],
   providers: [
     {
       provide: SaasClient,
@@ -22,18 +23,22 @@ import { Ingestor } from './ingestor.js';
         }),
     },
     {
-      provide: Ingestor,
+      provide: IngestorLead,
       inject: [EventLog, SaasClient, UpstreamStatus, RelayConfig],
       useFactory: (log: EventLog, saas: SaasClient, status: UpstreamStatus, config: RelayConfig) =>
-        new Ingestor(log, saas, status, config),
+        new IngestorLead(log, status, () => new Ingestor(log, saas, status, config)),
     },
   ],
 })
 export class IngestorModule implements OnApplicationBootstrap, OnModuleDestroy {
-  constructor(@Inject(Ingestor) private readonly ingestor: Ingestor) {}
+  constructor(
+    @Inject(IngestorLead) private readonly ingestor: IngestorLead,
+    @Inject(StatusBoard) private readonly board: StatusBoard,
+  ) {}
 
-  onApplicationBootstrap(): Promise<void> {
-    return this.ingestor.start();
+  onApplicationBootstrap(): void {
+    this.board.show('ingestor', () => this.ingestor.status());
+    this.ingestor.start();
   }
 
   onModuleDestroy(): Promise<void> {

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+
 import { Logger } from '@nestjs/common';
 
 import type { EnvironmentFact } from '#libs/domain';
@@ -13,7 +15,7 @@ import {
 
 import { type Backoff, backoffMs, pause } from './backoff.js';
 import { EnvironmentSync } from './environment-sync.js';
-import { Ledger } from './ledger.js';
+import { Ledger, type SetAside } from './ledger.js';
 import { UpstreamReader } from './upstream-reader.js';
 
 /** A connection that lasted so long was a good one: what ends it is a new failure, not one more. */
@@ -22,6 +24,7 @@ const MOST_UNKNOWN_KINDS = 100;
 /** The upstream lets a proxy key have 1,000 environments. */
 const MOST_ADDED = 1000;
 const FIRST_COMPARISON_MS = 3000;
+const LOG_RETRY_MS = 1000;
 /** Comparisons in a row that found nothing, after which they do not move further apart: 8 s. */
 const MOST_IDLE_COMPARISONS = 5;
 
@@ -71,13 +74,41 @@ export class Ingestor {
   /** Returns once it is known what the log holds; the rest goes on until `stop`. */
   async start(): Promise<void> {
     await this.ledger.load();
-    this.work = Promise.all([this.keepListening(), this.keepComparing()]);
+    const { signal } = this.stopping;
+    this.work = Promise.all([
+      this.keepListening(),
+      this.keepComparing(),
+      this.ledger.follow(signal, () => {
+        this.logger.warn('The log was lost; it is filled again from the upstream');
+        this.compareNow();
+      }),
+    ]);
   }
 
   async stop(): Promise<void> {
     this.stopping.abort();
     this.comparisonWanted.resolve();
     await this.work;
+  }
+
+  /** Works until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    for (let failure = ''; !signal.aborted && !this.work;) {
+      try {
+        await this.start();
+      } catch (error) {
+        if (String(error) !== failure) this.logger.warn(`${String(error)}; trying again`);
+        failure = String(error);
+        await pause(LOG_RETRY_MS, signal);
+      }
+    }
+    if (!signal.aborted) await once(signal, 'abort');
+    await this.stop();
+  }
+
+  /** What the log does not take, and so nobody is served. */
+  get setAside(): readonly SetAside[] {
+    return this.ledger.setAside;
   }
 
   /** Keeps the account stream open. */

@@ -1,6 +1,10 @@
 import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { Logger } from '@nestjs/common';
 
 import {
+  entityOf,
   environmentFactsIn,
   type EnvironmentState,
   type Fact,
@@ -9,21 +13,47 @@ import {
   factSubject,
   foldInto,
   isEnvironmentFact,
+  type Kind,
+  type Position,
   type SequencedFact,
   unknownEnvironment,
 } from '#libs/domain';
-import { type EventLog, UnexpectedSequence } from '#libs/event-log';
+import {
+  type EventLog,
+  type LoggedMessage,
+  MessageTooLarge,
+  UnexpectedSequence,
+  UnknownEpoch,
+} from '#libs/event-log';
+
+/** A fact that the log does not take. */
+export interface SetAside {
+  readonly environment: string | undefined;
+  readonly kind: Kind;
+  readonly identifier: string;
+  readonly reason: string;
+  /** In ms since the epoch. */
+  readonly since: number;
+}
+
+const RETRY_MS = 1000;
+/** Beyond that they are counted on, and not shown. */
+const MOST_SET_ASIDE = 1000;
 
 /**
  * What the log holds, as the ingestor knows it, and the only way by which facts get in. Every append names the last
  * message of its subject that we know of, so that a second writer is refused and not merged.
  */
 export class Ledger {
+  private readonly logger = new Logger(Ledger.name);
   private readonly states = new Map<string, EnvironmentState>();
-  private lastSequences = new Map<string, number>();
+  private readonly lastSequences = new Map<string, number>();
+  private position: Position | undefined;
   private appended = 0;
   /** The newest fact of its kind about the account. */
   private readonly accountFacts = new Map<Fact['type'], number>();
+  /** By subject. */
+  private readonly aside = new Map<string, SetAside>();
 
   constructor(
     private readonly log: EventLog,
@@ -32,19 +62,39 @@ export class Ledger {
 
   /** Reads everything from the log. Messages that cannot be read are left out: their entities are published anew. */
   async load(): Promise<void> {
-    const lastSequences = new Map<string, number>();
-    const facts: SequencedFact[] = [];
-    for await (const messages of this.log.latest('FF_FACTS')) {
-      for (const { subject, body, position } of messages) {
-        lastSequences.set(subject, position.sequence);
-        const fact = readable(body);
-        if (fact) facts.push({ fact, sequence: position.sequence });
+    const head = await this.log.head('FF_FACTS');
+    if (head.epoch !== this.position?.epoch) {
+      for (const known of [this.states, this.lastSequences, this.accountFacts, this.aside]) known.clear();
+    }
+    this.position = head;
+    for await (const messages of this.log.latest('FF_FACTS')) this.takeIn(messages);
+  }
+
+  /**
+   * Learns of what others append, and of a log that was lost, until the signal aborts.
+   *
+   * @param lost is called when another log was loaded in place of one that is gone
+   */
+  async follow(signal: AbortSignal, lost: () => void): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        for await (const messages of this.log.tail('FF_FACTS', this.position, signal)) {
+          this.takeIn(messages);
+          this.position = messages.at(-1)?.position ?? this.position;
+        }
+      } catch (error) {
+        if (signal.aborted) return;
+        if (
+          error instanceof UnknownEpoch &&
+          (await this.load().then(
+            () => true,
+            () => false,
+          ))
+        )
+          lost();
+        await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
-    this.lastSequences = lastSequences;
-    this.accountFacts.clear();
-    this.states.clear();
-    this.fold(facts);
   }
 
   environment(id: string): EnvironmentState {
@@ -79,7 +129,7 @@ export class Ledger {
    */
   async append(facts: readonly Fact[]): Promise<void> {
     const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact)));
-    this.fold(appends.flatMap((append) => (append.status === 'fulfilled' ? [append.value] : [])));
+    this.fold(appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : [])));
     const failures = appends.flatMap((append) =>
       append.status === 'rejected' ? [append.reason as unknown] : [],
     );
@@ -88,7 +138,28 @@ export class Ledger {
     throw failures.find((failure) => failure instanceof UnexpectedSequence) ?? failures[0];
   }
 
-  private async appendOne(fact: Fact): Promise<SequencedFact> {
+  /** The facts that the log does not take, so that readers have what was before them. */
+  get setAside(): readonly SetAside[] {
+    return [...this.aside.values()];
+  }
+
+  isSetAside(environment: string, kind: Kind, identifier: string): boolean {
+    return [...this.aside.values()].some(
+      (one) => one.environment === environment && one.kind === kind && one.identifier === identifier,
+    );
+  }
+
+  /** Forgets what was set aside of entities that are no more. @param listed all that there are now */
+  noLongerThere(environment: string, kind: Kind, listed: ReadonlySet<string>): void {
+    for (const [subject, one] of this.aside) {
+      if (one.environment === environment && one.kind === kind && !listed.has(one.identifier)) {
+        this.aside.delete(subject);
+      }
+    }
+  }
+
+  /** @returns undefined if it is set aside, so that others go on */
+  private async appendOne(fact: Fact): Promise<SequencedFact | undefined> {
     const subject = factSubject(fact);
     const expectedSequence = this.lastSequences.get(subject) ?? 0;
     // The same fact after the same predecessor is the same append, however often it is tried.
@@ -96,10 +167,37 @@ export class Ledger {
       .update(JSON.stringify([subject, expectedSequence, fact]))
       .digest('hex');
     const body = factBody(fact, { id, time: this.now() });
-    const { sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
-    this.lastSequences.set(subject, sequence);
-    this.appended++;
-    return { fact, sequence };
+    try {
+      const { epoch, sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
+      if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
+      this.lastSequences.set(subject, sequence);
+      this.aside.delete(subject);
+      this.appended++;
+      return { fact, sequence };
+    } catch (error) {
+      if (!(error instanceof MessageTooLarge)) throw error;
+      this.putAside(subject, fact, error.message);
+      return undefined;
+    }
+  }
+
+  private putAside(subject: string, fact: Fact, reason: string): void {
+    if (this.aside.get(subject)?.reason === reason || this.aside.size >= MOST_SET_ASIDE) return;
+    this.logger.error(
+      `${reason}. It is set aside, and its last good state served; make it smaller upstream, or raise max_payload of NATS`,
+    );
+    this.aside.set(subject, { ...entityOf(fact), reason, since: this.now() });
+  }
+
+  private takeIn(messages: readonly LoggedMessage[]): void {
+    const facts: SequencedFact[] = [];
+    for (const { subject, body, position } of messages) {
+      if (position.sequence <= (this.lastSequences.get(subject) ?? 0)) continue;
+      this.lastSequences.set(subject, position.sequence);
+      const fact = readable(body);
+      if (fact) facts.push({ fact, sequence: position.sequence });
+    }
+    this.fold(facts);
   }
 
   private fold(facts: readonly SequencedFact[]): void {

@@ -1,12 +1,13 @@
-import { RelayConfig } from '#libs/config';
-import { ServiceLogger } from '#libs/observability';
+import { RelayConfig, relayRoles, ROLES } from '#libs/config';
 import { runService } from '#libs/service';
 
+import { GatewayModule } from '../../gateway/src/gateway.module.js';
 import { serveGateway } from '../../gateway/src/serve-gateway.js';
 import { RelayModule } from './relay.module.js';
 
 await runService(async () => {
-  const { logLevel, logFormat, shutdownGraceMs } = new RelayConfig(process.env);
-  const app = await serveGateway(RelayModule, new ServiceLogger('ff-relay', logLevel, logFormat));
-  return { app, shutdownGraceMs };
+  const roles = relayRoles(process.env);
+  const config = new RelayConfig(process.env, roles);
+  const app = await serveGateway('ff-relay', config, [roles === ROLES ? RelayModule : GatewayModule]);
+  return { app, shutdownGraceMs: config.shutdownGraceMs };
 });

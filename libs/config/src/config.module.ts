@@ -1,10 +1,16 @@
-import { Module } from '@nestjs/common';
+import { type DynamicModule, Global, Module } from '@nestjs/common';
 
 import { RelayConfig } from './relay-config.js';
 
-/** The settings, read once from the environment of the process. */
-@Module({
-  providers: [{ provide: RelayConfig, useFactory: () => new RelayConfig(process.env) }],
-  exports: [RelayConfig],
-})
-export class ConfigModule {}
+/** The settings of this process, for all of its roles. */
+@Global()
+@Module({})
+export class ConfigModule {
+  static of(config: RelayConfig): DynamicModule {
+    return {
+      module: ConfigModule,
+      providers: [{ provide: RelayConfig, useValue: config }],
+      exports: [RelayConfig],
+    };
+  }
+}

@@ -1,5 +1,6 @@
 export { ConfigModule } from './config.module.js';
-export { RELAY_SETTINGS, RelayConfig } from './relay-config.js';
+export { parseRedisAddress, type RedisAddress } from './redis-address.js';
+export { RELAY_SETTINGS, RelayConfig, relayRoles, type Role, ROLES } from './relay-config.js';
 export {
   baseUrl,
   headerText,

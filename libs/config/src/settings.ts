@@ -37,6 +37,20 @@ export function readSettings<Shape extends Record<string, z.ZodType>>(
   return Object.fromEntries(settings) as { [Name in keyof Shape]: z.infer<Shape[Name]> };
 }
 
+/** The same settings, of which those named must be set if they are needed, and may be left out if not. */
+export function neededBy(
+  shape: Record<string, z.ZodType>,
+  needs: Readonly<Record<string, boolean>>,
+): Record<string, z.ZodType> {
+  const changed = Object.entries(needs).map(([name, needed]) => {
+    const schema = shape[name] ?? z.string();
+    const next =
+      needed && schema instanceof z.ZodOptional ? schema.unwrap() : needed ? schema : schema.optional();
+    return [name, (next as z.ZodType).meta(schema.meta() ?? {})];
+  });
+  return { ...shape, ...Object.fromEntries(changed) } as Record<string, z.ZodType>;
+}
+
 function faultIn(name: string, text: string | undefined, schema: z.ZodType): string {
   const { description, expected, secret } = schema.meta() as unknown as SettingNote;
   const found =

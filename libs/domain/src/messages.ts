@@ -41,6 +41,11 @@ export function factSubject(fact: Fact): string {
   return subjectOf('facts', environment ?? ACCOUNT, kind, identifier);
 }
 
+/** What the subjects of all facts about an environment begin with. */
+export function factSubjectsOf(environment: string): string {
+  return `ff.facts.v1.${subjectToken(environment)}.`;
+}
+
 export function factBody(fact: Fact, envelope: Envelope): string {
   const { environment, kind, identifier } = entityOf(fact);
   const { type, ...data } = fact;
@@ -70,6 +75,11 @@ function namesIn(fact: Fact): { environment: unknown; identifier: unknown } {
 
 export function noticeSubject(notice: Notice): string {
   return subjectOf('changes', notice.environment, notice.kind, notice.identifier);
+}
+
+/** What the subjects of all notices about an environment begin with. */
+export function noticeSubjectsOf(environment: string): string {
+  return `ff.changes.v1.${subjectToken(environment)}.`;
 }
 
 /** @param of the fact that made it: whoever has applied the log up to there can serve what the notice tells */

@@ -1,5 +1,6 @@
-import { type EnvironmentState, flagIn, segmentIn } from './environment.js';
+import { apiKeysOf, type EnvironmentState, flagIn, flagsOf, segmentIn, segmentsOf } from './environment.js';
 import type { EnvironmentFact } from './facts.js';
+import { reconcile } from './reconcile.js';
 
 /** "This changed and is readable now": what SDKs and external tools are told, after the store holds it. */
 export interface Notice {
@@ -50,4 +51,18 @@ export function noticeOf(before: EnvironmentState, fact: EnvironmentFact): Notic
     case 'EnvironmentRemoved':
       return { event: 'delete', kind: 'environment', environment, identifier: environment, version: 0 };
   }
+}
+
+/** The notices of all that differs between two states of an environment, whatever facts led from one to the other. */
+export function differences(before: EnvironmentState, after: EnvironmentState): readonly Notice[] {
+  if (!after.exists) {
+    return before.exists ? [noticeOf(before, { type: 'EnvironmentRemoved', environment: before.id })] : [];
+  }
+  const fetched = {
+    id: after.id,
+    flags: flagsOf(after),
+    segments: segmentsOf(after),
+    apiKeys: apiKeysOf(after),
+  };
+  return reconcile(before, fetched).map((fact) => noticeOf(before, fact));
 }

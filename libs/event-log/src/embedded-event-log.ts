@@ -8,7 +8,6 @@ import { StartupError } from '#libs/service';
 
 import type { Opened, Request, Response, StoredMessage, WorkerSettings } from './embedded-worker.js';
 import {
-  type Delivery,
   EventLog,
   type LoggedMessage,
   type NewMessage,
@@ -91,17 +90,6 @@ export class EmbeddedEventLog extends EventLog {
     return this.position(stream, (await this.ask({ op: 'head', stream })) as number);
   }
 
-  async *follow(stream: StreamName, follower: string, signal: AbortSignal): AsyncIterable<Delivery> {
-    const start = (await this.ask({ op: 'acknowledged', stream, follower })) as number;
-    for await (const messages of this.tail(stream, this.position(stream, start), signal)) {
-      const sequence = messages.at(-1)?.position.sequence ?? 0;
-      yield {
-        messages,
-        acknowledge: async () => void (await this.ask({ op: 'acknowledge', stream, follower, sequence })),
-      };
-    }
-  }
-
   async *tail(
     stream: StreamName,
     after: Position | undefined,
@@ -109,6 +97,10 @@ export class EmbeddedEventLog extends EventLog {
   ): AsyncIterable<readonly LoggedMessage[]> {
     if (after && after.epoch !== this.epochs[stream]) {
       throw new UnknownEpoch(`${stream} has the epoch ${this.epochs[stream]}, not ${after.epoch}`);
+    }
+    const { sequence: last } = await this.head(stream);
+    if (after && after.sequence > last) {
+      throw new UnknownEpoch(`${stream} ends at ${last}, before ${after.sequence}: it lost its end`);
     }
     const end = AbortSignal.any([signal, this.ending.signal]);
     let sequence = after?.sequence ?? 0;
@@ -136,6 +128,19 @@ export class EmbeddedEventLog extends EventLog {
   /** The folder has one process, and so every work one leader. */
   async lead(_work: string, signal: AbortSignal): Promise<AbortSignal> {
     return AbortSignal.any([signal, this.ending.signal]);
+  }
+
+  async remember(name: string, value: object): Promise<void> {
+    await this.ask({ op: 'remember', name, value: JSON.stringify(value) });
+  }
+
+  async recall(name: string): Promise<unknown> {
+    const value = (await this.ask({ op: 'recall', name })) as string | undefined;
+    return value === undefined ? undefined : JSON.parse(value);
+  }
+
+  get reachable(): boolean {
+    return true;
   }
 
   close(): Promise<void> {

@@ -39,8 +39,8 @@ export type Request =
       body: string;
       expectedSequence?: number | undefined;
     }
-  | { op: 'acknowledge'; stream: string; follower: string; sequence: number }
-  | { op: 'acknowledged'; stream: string; follower: string }
+  | { op: 'remember'; name: string; value: string }
+  | { op: 'recall'; name: string }
   | { op: 'head'; stream: string }
   | { op: 'after'; stream: string; sequence: number }
   | { op: 'lastOfSubjects'; stream: string; prefix: string }
@@ -64,7 +64,8 @@ const PORTION_MESSAGES = 500;
 const PORTION_BYTES = 4 * 1024 * 1024;
 const TRIM_EVERY_MS = 60_000;
 
-type Write = Extract<Request, { op: 'append' | 'acknowledge' }>;
+type Write = Extract<Request, { op: 'append' | 'remember' }>;
+type Read = Exclude<Request, Write | { op: 'close' }>;
 
 class LogFile {
   readonly epochs: Record<string, string> = {};
@@ -79,9 +80,7 @@ class LogFile {
       PRAGMA journal_mode = WAL;
       PRAGMA synchronous = FULL;
       CREATE TABLE IF NOT EXISTS streams (name TEXT PRIMARY KEY, epoch TEXT NOT NULL) STRICT;
-      CREATE TABLE IF NOT EXISTS followers (
-        stream TEXT NOT NULL, name TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (stream, name)
-      ) STRICT;
+      CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     `);
     for (const stream of streams) {
       const { name } = stream;
@@ -104,7 +103,7 @@ class LogFile {
     try {
       this.database.exec('BEGIN IMMEDIATE');
       const responses = requests.map((request) =>
-        request.op === 'append' ? this.append(request) : this.acknowledge(request),
+        request.op === 'append' ? this.append(request) : this.remember(request),
       );
       this.trim();
       this.database.exec('COMMIT');
@@ -116,7 +115,7 @@ class LogFile {
     }
   }
 
-  read(request: Exclude<Request, Write | { op: 'close' }>): Response {
+  read(request: Read): Response {
     try {
       return { ok: true, value: this.answer(request) };
     } catch (error) {
@@ -155,11 +154,11 @@ class LogFile {
     return { ok: true, value: Number(lastInsertRowid) };
   }
 
-  private acknowledge({ stream, follower, sequence }: Extract<Write, { op: 'acknowledge' }>): Response {
-    this.sql(
-      `INSERT INTO followers VALUES (?, ?, ?)
-        ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)`,
-    ).run(stream, follower, sequence);
+  private remember({ name, value }: Extract<Write, { op: 'remember' }>): Response {
+    this.sql('INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value').run(
+      name,
+      value,
+    );
     return { ok: true, value: undefined };
   }
 
@@ -171,17 +170,14 @@ class LogFile {
     }
   }
 
-  private answer(request: Exclude<Request, Write | { op: 'close' }>): unknown {
+  private answer(request: Read): unknown {
+    if (request.op === 'recall') {
+      return this.sql('SELECT value FROM notes WHERE name = ?').get(request.name)?.['value'];
+    }
     const table = this.table(request.stream);
     switch (request.op) {
       case 'head':
         return this.number('SELECT seq AS n FROM sqlite_sequence WHERE name = ?', table);
-      case 'acknowledged':
-        return this.number(
-          'SELECT sequence AS n FROM followers WHERE stream = ? AND name = ?',
-          request.stream,
-          request.follower,
-        );
       case 'after':
         return this.portion(
           `SELECT sequence, subject, body, time FROM ${table} WHERE sequence > ? ORDER BY sequence LIMIT ${PORTION_MESSAGES}`,
@@ -278,7 +274,7 @@ function serve(port: NonNullable<typeof parentPort>, log: LogFile, guard: Databa
     batch.forEach(({ call }, i) => port.postMessage({ call, response: responses[i] }));
   };
   port.on('message', ({ call, request }: { call: number; request: Request }) => {
-    if (request.op === 'append' || request.op === 'acknowledge') {
+    if (request.op === 'append' || request.op === 'remember') {
       if (waiting.push({ call, request }) === 1) setImmediate(flush);
       return;
     }

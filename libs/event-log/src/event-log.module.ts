@@ -1,18 +1,26 @@
 import { Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
 
-import { ConfigModule, RelayConfig } from '#libs/config';
+import { RelayConfig } from '#libs/config';
 
 import { EmbeddedEventLog } from './embedded-event-log.js';
 import { EventLog } from './event-log.js';
+import { JetStreamEventLog } from './jetstream-event-log.js';
 
 /** The log of this process, opened at start and closed when all who use it have stopped. */
 @Module({
-  imports: [ConfigModule],
   providers: [
     {
       provide: EventLog,
       inject: [RelayConfig],
-      useFactory: ({ dataDir }: RelayConfig) => EmbeddedEventLog.open(dataDir),
+      useFactory: (config: RelayConfig) =>
+        config.natsUrl === undefined
+          ? EmbeddedEventLog.open(config.dataDir)
+          : JetStreamEventLog.open({
+              servers: config.natsUrl,
+              replicas: config.natsReplicas,
+              credentialsFile: config.natsCredentials,
+              monitorUrl: config.natsMonitorUrl,
+            }),
     },
   ],
   exports: [EventLog],

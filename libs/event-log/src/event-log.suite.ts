@@ -218,44 +218,33 @@ export function eventLogContract(adapter: string, create: () => Promise<LogUnder
           first(1, log.tail('FF_FACTS', { epoch: 'another', sequence }, stop.signal)),
         ).rejects.toThrow(UnknownEpoch);
       });
+
+      it('refuses a position that the stream has not come to, since it has lost what was there', async () => {
+        const { epoch, sequence } = await append('dev.flag.a', '1');
+        await expect(
+          first(1, log.tail('FF_FACTS', { epoch, sequence: sequence + 1 }, stop.signal)),
+        ).rejects.toThrow(UnknownEpoch);
+      });
     });
 
-    describe('a follower', () => {
-      const follow = (name: string) => log.follow('FF_FACTS', name, stop.signal)[Symbol.asyncIterator]();
-
-      it('is given again what it did not acknowledge, after a restart too', async () => {
-        for (const body of ['1', '2', '3']) await append('dev.flag.a', body);
-        const before = (await follow('projector').next()).value;
+    describe('what is remembered', () => {
+      it('is recalled by its name, the last of it, after a restart too', async () => {
+        await log.remember('projector', { sequence: 1 });
+        await log.remember('projector', { sequence: 2, epoch: 'ü' });
+        await log.remember('up-stream_1', { connected: true });
+        expect(await log.recall('projector')).toEqual({ sequence: 2, epoch: 'ü' });
         await reopen();
-        const after = (await follow('projector').next()).value;
-        expect(bodies(after?.messages ?? [])).toEqual(bodies(before?.messages ?? []));
+        expect(await log.recall('projector')).toEqual({ sequence: 2, epoch: 'ü' });
+        expect(await log.recall('up-stream_1')).toEqual({ connected: true });
       });
 
-      it('goes on after what it acknowledged, after a restart too', async () => {
-        await append('dev.flag.a', '1');
-        await (await follow('projector').next()).value?.acknowledge();
-        await append('dev.flag.a', '2');
-        expect(bodies((await follow('projector').next()).value?.messages ?? [])).toEqual(['2']);
-        await reopen();
-        expect(bodies((await follow('projector').next()).value?.messages ?? [])).toEqual(['2']);
+      it('of a name that was never used is nothing', async () => {
+        expect(await log.recall('projector')).toBeUndefined();
       });
+    });
 
-      it('does not move another', async () => {
-        await append('dev.flag.a', '1');
-        await (await follow('one').next()).value?.acknowledge();
-        expect(bodies((await follow('two').next()).value?.messages ?? [])).toEqual(['1']);
-      });
-
-      it('gets everything in order while it acknowledges portion by portion', async () => {
-        const seen: string[] = [];
-        await Promise.all(Array.from({ length: 1200 }, (_, i) => append(`dev.flag.f${i % 30}`, String(i))));
-        for await (const { messages, acknowledge } of log.follow('FF_FACTS', 'projector', stop.signal)) {
-          seen.push(...bodies(messages));
-          await acknowledge();
-          if (seen.length >= 1200) break;
-        }
-        expect(seen).toEqual(Array.from({ length: 1200 }, (_, i) => String(i)));
-      });
+    it('is reachable while it is open', () => {
+      expect(log.reachable).toBe(true);
     });
 
     it('holds what it held after it was closed and opened again', async () => {

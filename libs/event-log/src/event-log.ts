@@ -26,13 +26,6 @@ export interface LoggedMessage {
   readonly time: number;
 }
 
-/** Messages in the order of the log, at least one, and the means to say that they are done with. */
-export interface Delivery {
-  readonly messages: readonly LoggedMessage[];
-  /** They will not be delivered to this follower again. */
-  readonly acknowledge: () => Promise<void>;
-}
-
 /** Somebody else has written to the subject: the append was refused, and what it was decided on is out of date. */
 export class UnexpectedSequence extends Error {
   override readonly name = 'UnexpectedSequence';
@@ -49,9 +42,14 @@ export class MessageTooLarge extends Error {
   }
 }
 
-/** The position is of another log, or of one that is gone: the reader must start over. */
+/** The position is of another log, or of one that is gone or lost its end: the reader must start over. */
 export class UnknownEpoch extends Error {
   override readonly name = 'UnknownEpoch';
+}
+
+/** The log does not answer, or cannot be connected to. It may be there again in a moment. */
+export class LogUnreachable extends Error {
+  override readonly name = 'LogUnreachable';
 }
 
 /**
@@ -65,6 +63,10 @@ export class UnknownEpoch extends Error {
  * Reading methods deliver in the order of the stream, in portions of what is there, and read on only when the consumer
  * asks, so a slow consumer holds nothing in memory. They end when the consumer stops iterating, when `signal` aborts,
  * and when the log is closed.
+ *
+ * A method that cannot reach the log throws LogUnreachable within a few seconds, but for `lead`, which waits. A reading
+ * method that has begun waits for a connection that was lost, and goes on with the next message, or ends with
+ * UnknownEpoch when that stream is gone.
  */
 export abstract class EventLog {
   /** @returns where the message stands; of a repeat, where its first stands. Throws UnexpectedSequence, MessageTooLarge. */
@@ -72,12 +74,6 @@ export abstract class EventLog {
 
   /** Where the stream ends now; sequence 0 when it never had a message. */
   abstract head(stream: StreamName): Promise<Position>;
-
-  /**
-   * Durable: goes on after the last acknowledged delivery of the follower of that name, over restarts. What was
-   * delivered and not acknowledged is delivered again. A new follower starts with the first message that is kept.
-   */
-  abstract follow(stream: StreamName, follower: string, signal: AbortSignal): AsyncIterable<Delivery>;
 
   /**
    * All messages after a position, then those to come. `after` undefined starts with the first that is kept.
@@ -106,6 +102,18 @@ export abstract class EventLog {
    * @returns a signal that aborts when the lead is lost, or given up since `signal` aborted or the log was closed
    */
   abstract lead(work: string, signal: AbortSignal): Promise<AbortSignal>;
+
+  /**
+   * Keeps a small value under a name (`A-Za-z0-9_-`) beside the streams, as durable as they are: how far a follower has
+   * come, how the upstream link stands. The last one wins.
+   */
+  abstract remember(name: string, value: object): Promise<void>;
+
+  /** What was last remembered under the name; undefined if nothing was. */
+  abstract recall(name: string): Promise<unknown>;
+
+  /** Whether the log answers, as far as is known now. */
+  abstract get reachable(): boolean;
 
   /** Ends all reading; what was appended before is on disk when it resolves. */
   abstract close(): Promise<void>;

@@ -1,9 +1,9 @@
 export { EventLogModule } from './event-log.module.js';
 export { EmbeddedEventLog } from './embedded-event-log.js';
 export {
-  type Delivery,
   EventLog,
   type LoggedMessage,
+  LogUnreachable,
   MessageTooLarge,
   type NewMessage,
   type StreamName,
@@ -11,3 +11,4 @@ export {
   UnexpectedSequence,
   UnknownEpoch,
 } from './event-log.js';
+export { whileLeading } from './while-leading.js';

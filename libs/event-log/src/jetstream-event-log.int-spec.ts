@@ -1,142 +1,436 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect as dial, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
-import { connect } from '@nats-io/transport-node';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { Logger, type LoggerService } from '@nestjs/common';
+
+import { StartupError } from '#libs/service';
 
 import { eventLogContract } from './event-log.suite.js';
-import { MessageTooLarge, UnknownEpoch } from './index.js';
-import { JetStreamEventLog } from './jetstream-event-log.js';
+import { type EventLog, LogUnreachable, MessageTooLarge, UnknownEpoch } from './index.js';
+import { JetStreamEventLog, type JetStreamOptions } from './jetstream-event-log.js';
 
-let server: ChildProcess;
-let folder: string;
-let port: number;
+/** A server of its own, on a port that it keeps. */
+class NatsServer {
+  private process: ChildProcess | undefined;
 
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'ff-relay-nats-'));
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  port = (probe.address() as { port: number }).port;
-  probe.close();
-  server = spawn('nats-server', ['-a', '127.0.0.1', '-p', String(port), '-js', '-sd', folder], {
-    stdio: 'ignore',
-  });
-  for (let up = false; !up;) {
-    const socket = dial(port, '127.0.0.1');
-    up = await Promise.race([
-      once(socket, 'data').then(() => true),
-      once(socket, 'error').then(() => false),
-    ]).catch(() => false);
-    socket.destroy();
-    if (!up) await delay(50);
+  private constructor(
+    readonly port: number,
+    readonly folder: string,
+  ) {}
+
+  static async create(): Promise<NatsServer> {
+    const probe = createServer().listen(0, '127.0.0.1');
+    await once(probe, 'listening');
+    const { port } = probe.address() as { port: number };
+    probe.close();
+    return new NatsServer(port, await mkdtemp(join(tmpdir(), 'ff-relay-nats-')));
   }
-});
-afterAll(async () => {
-  server.kill('SIGTERM');
-  await once(server, 'exit');
-  await rm(folder, { recursive: true });
-});
 
-/** The streams of a server, as somebody else than the log sees and changes them. */
-const asAdministrator = async (work: (manager: JetStreamManager) => Promise<unknown>) => {
-  const connection = await connect({ servers: url() });
-  await work(await jetstreamManager(connection));
-  await connection.close();
-};
-const url = () => `nats://127.0.0.1:${port}`;
-const open = () => JetStreamEventLog.open({ servers: url(), replicas: 1 });
-const clear = () =>
-  asAdministrator(async ({ streams }) => {
-    for await (const { config } of streams.list()) await streams.delete(config.name);
-  });
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
 
-eventLogContract('JetStream', async () => ({ open, dispose: clear }));
-
-describe('A stream of JetStream', () => {
-  afterEach(clear);
-  const message = (body: string, id = body) => ({ subject: 'ff.facts.v1.dev.flag.a', id, body });
-
-  it('that is deleted under a running log is made anew with another epoch, and its readers are told', async () => {
-    const log = await open();
-    const before = await log.append('FF_FACTS', message('1'));
-    const reading = Array.fromAsync(log.tail('FF_FACTS', undefined, new AbortController().signal));
-    await asAdministrator(({ streams }) => streams.delete('FF_FACTS'));
-
-    await expect(reading).rejects.toThrow(UnknownEpoch);
-    const after = await log.append('FF_FACTS', message('2'));
-    expect(after.epoch).not.toBe(before.epoch);
-    await expect(Array.fromAsync(log.tail('FF_FACTS', before, new AbortController().signal))).rejects.toThrow(
-      UnknownEpoch,
+  async start(configuration = ''): Promise<void> {
+    const file = join(this.folder, 'nats.conf');
+    await writeFile(
+      file,
+      `listen: "${this.address}"\njetstream { store_dir: ${JSON.stringify(this.folder)} }\n${configuration}`,
     );
-    await log.close();
-  });
+    this.process = spawn('nats-server', ['-c', file], { stdio: 'ignore' });
+    for (let up = false; !up;) {
+      const socket = dial(this.port, '127.0.0.1');
+      up = await Promise.race([
+        once(socket, 'data').then(() => true),
+        once(socket, 'error').then(() => false),
+      ]).catch(() => false);
+      socket.destroy();
+      if (!up) await delay(50);
+    }
+  }
 
-  it('with settings that are not ours keeps them', async () => {
-    await asAdministrator(({ streams }) =>
-      streams.add({
-        name: 'FF_FACTS',
-        subjects: ['ff.facts.v1.>'],
-        storage: StorageType.File,
-        max_msgs_per_subject: 3,
-      }),
-    );
-    const log = await open();
-    for (const body of ['1', '2', '3', '4', '5']) await log.append('FF_FACTS', message(body));
-    const kept = (await Array.fromAsync(log.history('FF_FACTS', message('').subject))).flat();
-    expect(kept.map(({ body }) => body)).toEqual(['3', '4', '5']);
-    await log.close();
-  });
+  signal(signal: NodeJS.Signals): void {
+    this.process?.kill(signal);
+  }
 
-  it('takes messages up to its limit, refuses larger ones by name, and goes on', async () => {
-    const log = await open();
-    const largest = 1024 * 1024 - 1024;
-    await log.append('FF_FACTS', message('x'.repeat(largest), 'largest'));
-    await expect(log.append('FF_FACTS', message('x'.repeat(largest + 1), 'larger'))).rejects.toThrow(
-      MessageTooLarge,
-    );
-    await log.append('FF_FACTS', message('next'));
-    await log.close();
-  });
-});
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    const { process } = this;
+    this.process = undefined;
+    if (!process) return;
+    process.kill(signal);
+    await once(process, 'exit');
+  }
 
-describe('Of two processes that would lead', () => {
-  afterEach(clear);
+  async wipe(): Promise<void> {
+    await rm(join(this.folder, 'jetstream'), { recursive: true });
+  }
 
-  it('one does, and the other takes over when it leaves', async () => {
-    const [one, two] = [await open(), await open()];
-    const stop = new AbortController();
-    const lost = await one.lead('ingestor', new AbortController().signal);
-    let led = false;
-    const second = two.lead('ingestor', stop.signal).then((signal) => {
-      led = true;
-      return signal;
-    });
-    await one.lead('projector', new AbortController().signal);
-    expect(led).toBe(false);
-    await one.close();
-    expect(lost.aborted).toBe(true);
-    expect((await second).aborted).toBe(false);
-    stop.abort();
-    await two.close();
-  });
+  async dispose(): Promise<void> {
+    await this.stop('SIGKILL');
+    await rm(this.folder, { recursive: true });
+  }
 
-  it('the other takes over when the first says nothing any more, and the first is told', async () => {
-    const [one, two] = [await open(), await open()];
-    const lost = await one.lead('ingestor', new AbortController().signal);
-    // As if it had been paused past its lease.
-    const connection = await connect({ servers: url() });
-    await (await new Kvm(connection).open('ff_leases')).purge('ingestor');
+  /** The server as somebody else than the log sees and changes it. */
+  async asAdministrator(
+    work: (manager: JetStreamManager, connection: NatsConnection) => Promise<unknown>,
+  ): Promise<void> {
+    const connection = await connect({ servers: this.address });
+    await work(await jetstreamManager(connection), connection);
     await connection.close();
-    expect((await two.lead('ingestor', new AbortController().signal)).aborted).toBe(false);
-    if (!lost.aborted) await once(lost, 'abort');
-    await one.close();
-    await two.close();
+  }
+}
+
+/** What was said, instead of printing it. */
+const said: string[] = [];
+const listen = (line: unknown) => void said.push(String(line));
+const listener: LoggerService = { log: listen, warn: listen, error: listen };
+beforeAll(() => Logger.overrideLogger(listener));
+beforeEach(() => void said.splice(0));
+
+const message = (body: string, id = body) => ({ subject: 'ff.facts.v1.dev.flag.a', id, body });
+const forever = () => new AbortController().signal;
+/** Resolves once it is so; the test runs out of time if it never is. */
+const until = async (isSo: () => boolean) => {
+  while (!isSo()) await delay(20);
+};
+
+describe('The log of a server that runs', () => {
+  let server: NatsServer;
+  const open = () => JetStreamEventLog.open({ servers: `nats://${server.address}`, replicas: 1 });
+  const clear = () =>
+    server.asAdministrator(async ({ streams }) => {
+      for await (const { config } of streams.list()) await streams.delete(config.name);
+    });
+  beforeAll(async () => {
+    server = await NatsServer.create();
+    await server.start();
   });
+  afterAll(() => server.dispose());
+
+  eventLogContract('JetStream', async () => ({ open, dispose: clear }));
+
+  describe('A stream of JetStream', () => {
+    afterEach(clear);
+
+    it('that is deleted under a running log is made anew with another epoch, and its readers are told', async () => {
+      const log = await open();
+      const before = await log.append('FF_FACTS', message('1'));
+      const reading = Array.fromAsync(log.tail('FF_FACTS', undefined, forever()));
+      await server.asAdministrator(({ streams }) => streams.delete('FF_FACTS'));
+
+      await expect(reading).rejects.toThrow(UnknownEpoch);
+      const after = await log.append('FF_FACTS', message('2'));
+      expect(after.epoch).not.toBe(before.epoch);
+      await expect(Array.fromAsync(log.tail('FF_FACTS', before, forever()))).rejects.toThrow(UnknownEpoch);
+      await log.close();
+    });
+
+    it('that was made anew and filled by somebody else takes an append under its own epoch', async () => {
+      const log = await open();
+      const before = await log.append('FF_FACTS', message('1'));
+      await server.asAdministrator(async ({ streams }, connection) => {
+        const { config } = await streams.info('FF_FACTS');
+        await streams.delete('FF_FACTS');
+        await streams.add(config);
+        for (const body of ['a', 'b', 'c']) await connection.request(message('').subject, body);
+      });
+
+      const after = await log.append('FF_FACTS', message('2'));
+      expect(after.epoch).not.toBe(before.epoch);
+      expect(after).toEqual({ ...(await log.head('FF_FACTS')), sequence: 4 });
+      await log.close();
+    });
+
+    it('with settings that are not ours keeps them', async () => {
+      await server.asAdministrator(({ streams }) =>
+        streams.add({
+          name: 'FF_FACTS',
+          subjects: ['ff.facts.v1.>'],
+          storage: StorageType.File,
+          max_msgs_per_subject: 3,
+        }),
+      );
+      const log = await open();
+      for (const body of ['1', '2', '3', '4', '5']) await log.append('FF_FACTS', message(body));
+      const kept = (await Array.fromAsync(log.history('FF_FACTS', message('').subject))).flat();
+      expect(kept.map(({ body }) => body)).toEqual(['3', '4', '5']);
+      expect(said).toContainEqual(expect.stringContaining('max_msgs_per_subject is 3 and should be 64'));
+      await log.close();
+    });
+
+    it('takes messages up to its limit, refuses larger ones by name, and goes on', async () => {
+      const log = await open();
+      const largest = 1024 * 1024 - 1024;
+      await log.append('FF_FACTS', message('x'.repeat(largest), 'largest'));
+      await expect(log.append('FF_FACTS', message('x'.repeat(largest + 1), 'larger'))).rejects.toThrow(
+        MessageTooLarge,
+      );
+      await log.append('FF_FACTS', message('next'));
+      await log.close();
+    });
+
+    it('is read on when somebody deletes the consumer that it is read with', async () => {
+      const log = await open();
+      await log.append('FF_FACTS', message('1'));
+      const seen: string[] = [];
+      const stop = new AbortController();
+      const reading = (async () => {
+        for await (const messages of log.tail('FF_FACTS', undefined, stop.signal)) {
+          seen.push(...messages.map(({ body }) => body));
+        }
+      })();
+      await until(() => seen.length === 1);
+      await server.asAdministrator(async ({ consumers }) => {
+        for await (const { name } of consumers.list('FF_FACTS')) await consumers.delete('FF_FACTS', name);
+      });
+      await log.append('FF_FACTS', message('2'));
+      await until(() => seen.length === 2);
+      expect(seen).toEqual(['1', '2']);
+      stop.abort();
+      await reading;
+      await log.close();
+    });
+  });
+
+  describe('Of two processes that would lead', () => {
+    afterEach(clear);
+
+    it('one does, and the other takes over when it leaves', async () => {
+      const [one, two] = [await open(), await open()];
+      const stop = new AbortController();
+      const lost = await one.lead('ingestor', forever());
+      let led = false;
+      const second = two.lead('ingestor', stop.signal).then((signal) => {
+        led = true;
+        return signal;
+      });
+      await one.lead('projector', forever());
+      expect(led).toBe(false);
+      await one.close();
+      expect(lost.aborted).toBe(true);
+      expect((await second).aborted).toBe(false);
+      stop.abort();
+      await two.close();
+    });
+
+    it('the other takes over when the first says nothing any more, and the first is told', async () => {
+      const [one, two] = [await open(), await open()];
+      const lost = await one.lead('ingestor', forever());
+      // As if it had been paused past its lease.
+      await server.asAdministrator(async (_, connection) =>
+        (await new Kvm(connection).open('ff_leases')).purge('ingestor'),
+      );
+      expect((await two.lead('ingestor', forever())).aborted).toBe(false);
+      if (!lost.aborted) await once(lost, 'abort');
+      await one.close();
+      await two.close();
+    });
+  });
+});
+
+describe('When the server', () => {
+  let server: NatsServer;
+  let log: EventLog;
+  let stop: AbortController;
+  beforeEach(async () => {
+    server = await NatsServer.create();
+    stop = new AbortController();
+  });
+  afterEach(async () => {
+    stop.abort();
+    await log.close();
+    await server.dispose();
+  });
+  const open = async (more: Partial<JetStreamOptions> = {}) => {
+    log = await JetStreamEventLog.open({ servers: server.address, replicas: 1, ...more });
+  };
+  /** A tail that goes on for the whole test, and what it has seen. */
+  const tail = () => {
+    const seen: string[] = [];
+    const ended = (async () => {
+      for await (const messages of log.tail('FF_FACTS', undefined, stop.signal)) {
+        seen.push(...messages.map(({ body }) => body));
+      }
+    })();
+    return { seen, ended };
+  };
+  const append = async (body: string) => void (await log.append('FF_FACTS', message(body)));
+
+  it('is not there yet, the log opens, says so once, and works when it is', async () => {
+    await open();
+    expect(log.reachable).toBe(false);
+    const tries = [
+      append('1'),
+      log.head('FF_FACTS'),
+      log.recall('a'),
+      Array.fromAsync(log.latest('FF_FACTS')),
+      Array.fromAsync(log.tail('FF_FACTS', undefined, stop.signal)),
+    ];
+    for (const { status, ...result } of await Promise.allSettled(tries)) {
+      expect([status, result]).toEqual(['rejected', { reason: expect.any(LogUnreachable) }]);
+    }
+    await expect(append('1')).rejects.toThrow(
+      `NATS at ${server.address} cannot be reached: connection refused`,
+    );
+    const lead = log.lead('ingestor', stop.signal);
+
+    await server.start();
+    await until(() => log.reachable);
+    await append('1');
+    expect((await lead).aborted).toBe(false);
+    const lines = said.filter((line) => !line.includes('power failure'));
+    expect(lines).toEqual([
+      expect.stringContaining(`NATS at ${server.address} cannot be reached: connection refused`),
+      `NATS at ${server.address} is connected`,
+    ]);
+  });
+
+  it.each(['SIGTERM', 'SIGKILL'] as const)(
+    'ends by %s and comes back, tails go on without loss or repeat, and all that was kept is there',
+    async (signal) => {
+      await server.start();
+      await open();
+      await log.remember('projector', { sequence: 1 });
+      const { seen } = tail();
+      for (let i = 1; i <= 20; i++) await append(String(i));
+      await until(() => seen.length === 20);
+      const lead = await log.lead('ingestor', stop.signal);
+
+      await server.stop(signal);
+      await until(() => !log.reachable);
+      await expect(append('21')).rejects.toThrow(LogUnreachable);
+      await server.start();
+      await until(() => log.reachable);
+
+      for (let i = 21; i <= 40; i++) await append(String(i));
+      await until(() => seen.length >= 40);
+      expect(seen).toEqual(Array.from({ length: 40 }, (_, i) => String(i + 1)));
+      expect(await log.recall('projector')).toEqual({ sequence: 1 });
+      // Leases are kept in memory: the lead is lost, and can be had again.
+      if (!lead.aborted) await once(lead, 'abort');
+      expect((await log.lead('ingestor', stop.signal)).aborted).toBe(false);
+    },
+  );
+
+  it('comes back without its data, readers are told, and everything is made anew', async () => {
+    await server.start();
+    await open();
+    await append('1');
+    const { seen, ended } = tail();
+    await until(() => seen.length === 1);
+    const before = await log.head('FF_FACTS');
+    await log.remember('projector', before);
+
+    await server.stop();
+    await server.wipe();
+    await server.start();
+
+    await expect(ended).rejects.toThrow(UnknownEpoch);
+    expect(seen).toEqual(['1']);
+    const after = await log.append('FF_FACTS', message('2'));
+    expect(after).toEqual({ epoch: expect.not.stringContaining(before.epoch), sequence: 1 });
+    expect(await log.recall('projector')).toBeUndefined();
+    await log.remember('projector', after);
+    expect(await log.recall('projector')).toEqual(after);
+    expect((await log.lead('ingestor', stop.signal)).aborted).toBe(false);
+  });
+
+  it('stops answering for a while, appends fail meanwhile, and then all goes on without loss or repeat', async () => {
+    await server.start();
+    await open();
+    const { seen } = tail();
+    await append('1');
+    await until(() => seen.length === 1);
+
+    server.signal('SIGSTOP');
+    await expect(append('2')).rejects.toThrow(LogUnreachable);
+    await until(() => said.some((line) => line.includes(`NATS at ${server.address} cannot be reached`)));
+    expect(log.reachable).toBe(false);
+    server.signal('SIGCONT');
+    await until(() => log.reachable);
+
+    for (const body of ['2', '3']) await append(body);
+    await until(() => seen.length >= 3);
+    expect(seen).toEqual(['1', '2', '3']);
+  });
+
+  it('is lost in the middle of a long read, that goes on where it was', async () => {
+    await server.start();
+    await open();
+    const count = 3000;
+    const bodies = Array.from({ length: count }, (_, i) => String(i));
+    await Promise.all(
+      bodies.map((body) =>
+        log.append('FF_FACTS', { ...message(body), subject: `ff.facts.v1.dev.flag.f${body}` }),
+      ),
+    );
+    const seen: string[] = [];
+    for await (const messages of log.latest('FF_FACTS')) {
+      if (seen.length === 0) {
+        await server.stop('SIGKILL');
+        await server.start();
+      }
+      seen.push(...messages.map(({ body }) => body));
+    }
+    expect(seen.toSorted()).toEqual(bodies.toSorted());
+  });
+
+  describe('asks for a password', () => {
+    const users = 'authorization { users: [{ user: relay, password: "s3cret/1" }] }';
+
+    it('which the address holds, it is given', async () => {
+      await server.start(users);
+      await open({ servers: `nats://relay:s3cret%2F1@${server.address}` });
+      await append('1');
+    });
+
+    it('which is another, that is said, and not what was given', async () => {
+      await server.start(users);
+      await open({ servers: `nats://relay:wr0ng@${server.address}` });
+      const refusal = `NATS at ${server.address} cannot be reached: it refuses the credentials. Check NATS_URL`;
+      await expect(append('1')).rejects.toThrow(refusal);
+      expect(said).toEqual([expect.stringContaining(refusal)]);
+      expect(said.join()).not.toContain('wr0ng');
+    });
+
+    it('which is a token, the address may hold that', async () => {
+      await server.start('authorization { token: t0ken }');
+      await open({ servers: `nats://t0ken@${server.address}` });
+      await append('1');
+    });
+  });
+
+  it('has no TLS and is asked for it, it is not spoken to', async () => {
+    await server.start();
+    await open({ servers: `tls://relay:s3cret@${server.address}` });
+    await expect(append('1')).rejects.toThrow("server does not support 'tls'");
+  });
+
+  it('does not flush what it acknowledges, that is said once', async () => {
+    await server.start();
+    await open();
+    await append('1');
+    await server.stop();
+    await server.start();
+    await until(() => said.includes(`NATS at ${server.address} is connected`));
+    expect(said.filter((line) => line.includes('power failure'))).toEqual([
+      expect.stringContaining('2.10.23 or newer is recommended'),
+    ]);
+  });
+});
+
+it('An address that cannot be read is refused without repeating it', async () => {
+  for (const servers of ['', 'http://host', 'nats://', 'nats://relay:s3cret@host:port', 'a, ,b']) {
+    const opening = JetStreamEventLog.open({ servers, replicas: 1 });
+    await expect(opening).rejects.toThrow(StartupError);
+    await expect(opening).rejects.not.toThrow('s3cret');
+  }
 });

@@ -1,30 +1,42 @@
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setImmediate as immediate, setTimeout as delay } from 'node:timers/promises';
 
 import {
+  AckPolicy,
+  type ConsumerConfig,
   type ConsumerMessages,
   DeliverPolicy,
   DiscardPolicy,
   jetstream,
+  JetStreamApiCodes,
   JetStreamApiError,
   type JetStreamClient,
   type JetStreamManager,
   jetstreamManager,
   type JsMsg,
-  type OrderedConsumerOptions,
   RetentionPolicy,
   StorageType,
   type StreamConfig,
   type StreamInfo,
 } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import {
+  AuthorizationError,
+  connect,
+  type ConnectionOptions,
+  credsAuthenticator,
+  errors,
+  type NatsConnection,
+  UserAuthenticationExpiredError,
+} from '@nats-io/transport-node';
 import { Logger } from '@nestjs/common';
 
 import type { Position } from '#libs/domain';
+import { StartupError } from '#libs/service';
 
 import {
-  type Delivery,
   EventLog,
   type LoggedMessage,
   MessageTooLarge,
@@ -34,16 +46,25 @@ import {
   UnexpectedSequence,
   UnknownEpoch,
 } from './event-log.js';
+import { KeptConnection, Refused, type Session } from './kept-connection.js';
+import { durabilityWarning, isOlder } from './nats-durability.js';
 
 export interface JetStreamOptions {
-  /** For example `nats://localhost:4222`; several, divided by commas. */
+  /**
+   * For example `nats://localhost:4222`; several, divided by commas. They may hold `user:password@` or `token@`, the same
+   * for all, and demand TLS with `tls://`.
+   */
   readonly servers: string;
   /** Copies of each stream. */
   readonly replicas: number;
+  /** A `.creds` file, read again at each connection. */
+  readonly credentialsFile?: string | undefined;
+  /** Where the server tells about itself (`http://nats:8222`), to learn whether it flushes what it acknowledges. */
+  readonly monitorUrl?: string | undefined;
 }
 
 const SUBJECTS: Record<StreamName, string> = { FF_FACTS: 'ff.facts.v1.>', FF_CHANGES: 'ff.changes.v1.>' };
-const FOLLOWERS = 'ff_followers';
+const NOTES = 'ff_notes';
 const LEASES = 'ff_leases';
 /** What a lease says of who holds it, for people who look. */
 const HOLDER = `${hostname()} process ${process.pid}`;
@@ -53,162 +74,227 @@ const PORTION_MESSAGES = 500;
 const MS_IN_NS = 1_000_000;
 /** What the id and the expectations of a message take, of the server's limit for both. */
 const HEADERS_BYTES = 1024;
-/** Error codes of the server. */
-const WRONG_LAST_SEQUENCE = 10071;
-const STREAM_NOT_FOUND = 10059;
-/** How soon a stream that was deleted is noticed. */
+const OLDEST_SERVER = '2.9';
+/** How long an answer may take. */
+const ANSWER_MS = 2000;
+/** A usual start has its connection by then. */
+const OPENING_MS = 1000;
+/** How soon a stream that was deleted is noticed, and a server that says nothing any more. */
 const WATCH_INTERVAL_MS = 1000;
+const RETRY_MS = 250;
+/** A reader's consumer tells the client that often that it is there, and is gone that long after it was last asked. */
+const CONSUMER_HEARTBEAT_MS = 2000;
+const CONSUMER_KEPT_MS = 60_000;
+
+/** Errors of the client that tell of the connection and not of what was asked for. */
+const AWAY = [
+  errors.ClosedConnectionError,
+  errors.DrainingConnectionError,
+  errors.PermissionViolationError,
+  errors.RequestError,
+  errors.TimeoutError,
+];
+const UNAVAILABLE = 503;
+
+/** One connection, and what it is used with. */
+interface NatsSession extends Session {
+  readonly connection: NatsConnection;
+  readonly client: JetStreamClient;
+  readonly manager: JetStreamManager;
+  readonly notes: KV;
+  readonly leases: KV;
+}
+
+/** A stream as it was made once; made anew, it is another. */
+interface Incarnation {
+  readonly epoch: string;
+  readonly gone: AbortController;
+}
 
 /**
  * The log in NATS JetStream. A stream's epoch is the time at which it was made, so one that was deleted and made anew
- * has another. Followers keep their place in a key-value bucket and read like everybody else, in strict order: a durable
- * consumer would deliver again what was not acknowledged only after newer messages.
+ * has another. Notes and leases are entries of key-value buckets.
+ *
+ * Readers use consumers of the server that keep nothing. When anything is wrong with one, it is left, and another is
+ * made that starts after the last message: the stream, not the consumer, remembers.
  */
 export class JetStreamEventLog extends EventLog {
   private readonly logger = new Logger(JetStreamEventLog.name);
   private readonly ending = new AbortController();
-  private readonly epochs = new Map<StreamName, string>();
-  /** Readers that wait for more, by stream, to be ended when the stream is gone. */
-  private readonly readers = new Map<StreamName, Set<ConsumerMessages>>();
-  /** Leases that are held, each until it is given back or lost. */
-  private readonly held = new Set<Promise<void>>();
-  private watch: NodeJS.Timeout | undefined;
+  private readonly connection: KeptConnection<NatsSession>;
+  private readonly incarnations = new Map<StreamName, Incarnation>();
+  /** Questions for a stream's epoch that are about to be asked. */
+  private readonly asking = new Map<StreamName, Promise<string>>();
+  /** Appends without an answer yet, and leases that are held. */
+  private readonly unfinished = new Set<Promise<unknown>>();
+  private readonly said = new Set<string>();
+  private answering = false;
 
-  private constructor(
-    private readonly connection: NatsConnection,
-    private readonly client: JetStreamClient,
-    private readonly manager: JetStreamManager,
-    private readonly followers: KV,
-    private readonly leases: KV,
-    private readonly options: JetStreamOptions,
-  ) {
+  private constructor(private readonly options: JetStreamOptions) {
     super();
+    const { servers, ...login } = readServers(options.servers);
+    this.connection = new KeptConnection(
+      `NATS at ${servers.join(', ')}`,
+      () => this.connect({ servers, ...login }),
+      this.ending.signal,
+    );
   }
 
-  /** Connects, and makes the streams that are missing. Settings that differ are reported and left as they are. */
+  /**
+   * Connects in the background, and makes the streams that are missing once it has. Settings that differ are reported
+   * and left as they are. Throws StartupError if the servers' addresses cannot be read.
+   */
   static async open(options: JetStreamOptions): Promise<JetStreamEventLog> {
-    const connection = await connect({
-      servers: options.servers.split(',').map((server) => server.trim()),
-      name: 'ff-relay',
-      maxReconnectAttempts: -1,
-      reconnectTimeWait: 500,
-      reconnectJitter: 500,
-    });
-    const client = jetstream(connection);
-    const manager = await jetstreamManager(connection);
-    const { replicas } = options;
-    const buckets = new Kvm(client);
-    const followers = await buckets.create(FOLLOWERS, { history: 1, replicas, storage: StorageType.File });
-    const leases = await buckets.create(LEASES, {
-      history: 1,
-      replicas,
-      storage: StorageType.Memory,
-      ttl: LEASE_MS,
-    });
-    const log = new JetStreamEventLog(connection, client, manager, followers, leases, options);
-    for (const stream of Object.keys(STREAMS) as StreamName[]) log.report(stream, await log.ensure(stream));
-    log.watchStreams();
+    const log = new JetStreamEventLog(options);
+    await log.connection.next(AbortSignal.timeout(OPENING_MS));
     return log;
   }
 
-  async append(stream: StreamName, { subject, id, body, expectedSequence }: NewMessage): Promise<Position> {
-    const bytes = Buffer.from(body);
-    const limit = (this.connection.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADERS_BYTES;
-    if (bytes.length > limit) throw new MessageTooLarge(subject, bytes.length, limit);
+  append(stream: StreamName, { subject, id, body, expectedSequence }: NewMessage): Promise<Position> {
+    return this.finish(async (session) => {
+      const bytes = Buffer.from(body);
+      const limit = (session.connection.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADERS_BYTES;
+      if (bytes.length > limit) throw new MessageTooLarge(subject, bytes.length, limit);
+      for (;;) {
+        const before = this.incarnations.get(stream)?.epoch;
+        const sequence = await this.publish(session, stream, subject, id, bytes, expectedSequence);
+        // The answer does not tell which stream of that name has the message. One that was there before, and is there
+        // now, has it. If it is another, the message may have gone with the old one; a repeat finds or writes it.
+        const epoch = await this.askEpoch(session, stream);
+        if (epoch === before) return { epoch, sequence };
+      }
+    });
+  }
+
+  head(stream: StreamName): Promise<Position> {
+    return this.finish(async (session) => {
+      const info = await this.ensure(session, stream);
+      return { epoch: epochOf(info), sequence: info.state.last_seq };
+    });
+  }
+
+  tail(
+    stream: StreamName,
+    after: Position | undefined,
+    signal: AbortSignal,
+  ): AsyncIterable<readonly LoggedMessage[]> {
+    const from = (sequence: number) => ({
+      deliver_policy: DeliverPolicy.StartSequence,
+      opt_start_seq: sequence + 1,
+    });
+    return this.read(stream, from, after, AbortSignal.any([signal, this.ending.signal]));
+  }
+
+  latest(stream: StreamName, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
+    return this.read(stream, () => ({
+      deliver_policy: DeliverPolicy.LastPerSubject,
+      filter_subject: subjectPrefix ? `${subjectPrefix}>` : SUBJECTS[stream],
+    }));
+  }
+
+  history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]> {
+    return this.read(stream, (sequence) => ({
+      deliver_policy: DeliverPolicy.StartSequence,
+      opt_start_seq: sequence + 1,
+      filter_subject: subject,
+    }));
+  }
+
+  async lead(work: string, signal: AbortSignal): Promise<AbortSignal> {
+    const end = AbortSignal.any([signal, this.ending.signal]);
+    const lost = new AbortController();
+    for (;;) {
+      const session = await this.connection.next(end);
+      if (!session || end.aborted) break;
+      // Refused as long as the leader's entry is there; the bucket forgets it when it is not renewed.
+      const revision = await session.leases.create(work, HOLDER).catch(() => undefined);
+      if (revision !== undefined) {
+        void this.keep(this.holdLease(work, revision, end).finally(() => lost.abort()));
+        return lost.signal;
+      }
+      await delay(LEASE_RENEWAL_MS, undefined, { signal: end }).catch(() => undefined);
+    }
+    lost.abort();
+    return lost.signal;
+  }
+
+  async remember(name: string, value: object): Promise<void> {
+    await this.finish(({ notes }) => notes.put(name, JSON.stringify(value)));
+  }
+
+  recall(name: string): Promise<unknown> {
+    return this.finish(async ({ notes }) => (await notes.get(name))?.json());
+  }
+
+  get reachable(): boolean {
+    return this.connection.current !== undefined && this.answering;
+  }
+
+  async close(): Promise<void> {
+    this.ending.abort();
+    await Promise.allSettled(this.unfinished);
+    await this.connection.current?.connection.close();
+  }
+
+  /** Something that is done with one session; `close` waits for it. */
+  private finish<T>(work: (session: NatsSession) => Promise<T>): Promise<T> {
+    const finished = this.connection.ready().then(work);
+    return this.keep(
+      finished.catch((error: unknown) => {
+        throw this.explained(error);
+      }),
+    );
+  }
+
+  private keep<T>(unfinished: Promise<T>): Promise<T> {
+    this.unfinished.add(unfinished);
+    void unfinished.catch(() => undefined).then(() => this.unfinished.delete(unfinished));
+    return unfinished;
+  }
+
+  /** What the client throws when the server is away, in words of the port. */
+  private explained(error: unknown): unknown {
+    const away =
+      error instanceof JetStreamApiError
+        ? error.status === UNAVAILABLE
+        : error instanceof Error && AWAY.some((type) => error instanceof type || error.cause instanceof type);
+    return away ? this.connection.unreachable(error) : error;
+  }
+
+  private async publish(
+    { client }: NatsSession,
+    stream: StreamName,
+    subject: string,
+    id: string,
+    body: Uint8Array,
+    expectedSequence: number | undefined,
+  ): Promise<number> {
     try {
-      const { seq } = await this.client.publish(subject, bytes, {
+      const { seq } = await client.publish(subject, body, {
         msgID: id,
         expect: {
           streamName: stream,
           ...(expectedSequence !== undefined && { lastSubjectSequence: expectedSequence }),
         },
       });
-      return this.position(stream, seq);
+      return seq;
     } catch (error) {
-      if (error instanceof JetStreamApiError && error.code === WRONG_LAST_SEQUENCE) {
-        throw new UnexpectedSequence(
-          subject,
-          expectedSequence ?? 0,
-          Number(/\d+$/.exec(error.message)?.[0] ?? 0),
-        );
-      }
-      throw error;
+      if (!isWrongSequence(error)) throw error;
+      const actual = Number(/\d+$/.exec(error.message)?.[0] ?? 0);
+      throw new UnexpectedSequence(subject, expectedSequence ?? 0, actual);
     }
   }
 
-  async head(stream: StreamName): Promise<Position> {
-    const info = await this.ensure(stream);
-    return { epoch: epochOf(info), sequence: info.state.last_seq };
-  }
-
-  async *follow(stream: StreamName, follower: string, signal: AbortSignal): AsyncIterable<Delivery> {
-    const key = `${stream}.${follower}`;
-    const stored = await this.followers.get(key);
-    const place = stored?.operation === 'PUT' ? stored.json<Position>() : undefined;
-    const after = place?.epoch === this.epochs.get(stream) ? place : undefined;
-    for await (const messages of this.tail(stream, after, signal)) {
-      yield {
-        messages,
-        acknowledge: async () =>
-          void (await this.followers.put(key, JSON.stringify(messages.at(-1)?.position))),
-      };
-    }
-  }
-
-  async *tail(
-    stream: StreamName,
-    after: Position | undefined,
-    signal: AbortSignal,
-  ): AsyncIterable<readonly LoggedMessage[]> {
-    const epoch = this.epochs.get(stream) ?? '';
-    if (after && after.epoch !== epoch)
-      throw new UnknownEpoch(`${stream} has the epoch ${epoch}, not ${after.epoch}`);
-    const end = AbortSignal.any([signal, this.ending.signal]);
-    try {
-      yield* this.readOn(stream, epoch, (after?.sequence ?? 0) + 1, end);
-    } catch (error) {
-      if (!end.aborted) throw error;
-    }
-    if (!end.aborted) throw new UnknownEpoch(`${stream} with the epoch ${epoch} is gone`);
-  }
-
-  async *latest(stream: StreamName, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
-    yield* this.readToEnd(stream, {
-      deliver_policy: DeliverPolicy.LastPerSubject,
-      filter_subjects: subjectPrefix ? `${subjectPrefix}>` : SUBJECTS[stream],
-    });
-  }
-
-  async *history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]> {
-    yield* this.readToEnd(stream, { deliver_policy: DeliverPolicy.All, filter_subjects: subject });
-  }
-
-  async lead(work: string, signal: AbortSignal): Promise<AbortSignal> {
-    const end = AbortSignal.any([signal, this.ending.signal]);
-    let revision: number | undefined;
-    while (!end.aborted && revision === undefined) {
-      // Refused as long as the leader's entry is there; the bucket forgets it when it is not renewed.
-      revision = await this.leases.create(work, HOLDER).catch(() => undefined);
-      if (revision === undefined)
-        await delay(LEASE_RENEWAL_MS, undefined, { signal: end }).catch(() => undefined);
-    }
-    const lost = new AbortController();
-    if (revision === undefined) lost.abort();
-    else {
-      const held = this.holdLease(work, revision, end).finally(() => {
-        lost.abort();
-        this.held.delete(held);
+  /** The epoch of the stream after this call; answers that come together share a question. */
+  private askEpoch(session: NatsSession, stream: StreamName): Promise<string> {
+    const asking =
+      this.asking.get(stream) ??
+      immediate().then(async () => {
+        this.asking.delete(stream);
+        return epochOf(await this.ensure(session, stream));
       });
-      this.held.add(held);
-    }
-    return lost.signal;
-  }
-
-  async close(): Promise<void> {
-    clearInterval(this.watch);
-    this.ending.abort();
-    await Promise.allSettled(this.held);
-    if (!this.connection.isClosed()) await this.connection.drain();
+    this.asking.set(stream, asking);
+    return asking;
   }
 
   /** Renews a lease until that fails for too long, or `end`; then gives it back. */
@@ -216,79 +302,205 @@ export class JetStreamEventLog extends EventLog {
     let held = revision;
     for (let renewedAt = performance.now(); performance.now() - renewedAt < LEASE_MS - LEASE_RENEWAL_MS;) {
       await delay(LEASE_RENEWAL_MS, undefined, { signal: end }).catch(() => undefined);
+      const leases = this.connection.current?.leases;
       if (end.aborted) {
-        await this.leases.delete(work, { previousSeq: held }).catch(() => undefined);
+        await leases?.delete(work, { previousSeq: held }).catch(() => undefined);
         return;
       }
       try {
-        held = await this.leases.update(work, HOLDER, held, LEASE_RENEWAL_MS);
+        if (!leases) continue;
+        held = await leases.update(work, HOLDER, held, LEASE_RENEWAL_MS);
         renewedAt = performance.now();
       } catch (error) {
         // Somebody else has it. Anything else may pass before the lease does.
-        if (error instanceof JetStreamApiError && error.code === WRONG_LAST_SEQUENCE) return;
+        if (isWrongSequence(error)) return;
       }
     }
   }
 
-  /** What is there when it is called, and then the end. */
-  private async *readToEnd(
+  /**
+   * Messages in the order of the stream, after a position; what was there when it was called, or with `end` those to
+   * come too, until then.
+   *
+   * @param from a consumer that delivers what comes after a sequence; that it delivers more does no harm
+   */
+  private async *read(
     stream: StreamName,
-    options: Partial<OrderedConsumerOptions>,
+    from: (sequence: number) => Partial<ConsumerConfig>,
+    after?: Position,
+    end?: AbortSignal,
   ): AsyncIterable<readonly LoggedMessage[]> {
-    const epoch = this.epochs.get(stream) ?? '';
-    const consumer = await this.client.consumers.get(stream, options);
-    let { num_pending: left } = await consumer.info();
-    if (left === 0) return;
-    const messages = await consumer.consume({ max_messages: PORTION_MESSAGES });
-    try {
-      for await (const portion of portions(messages)) {
-        yield portion.map((message) => logged(message, epoch));
-        left = Math.min(left - portion.length, portion.at(-1)?.info.pending ?? 0);
-        if (left <= 0) return;
+    const stop = end ?? this.ending.signal;
+    let at = after;
+    let begun = false;
+    while (!stop.aborted) {
+      try {
+        const session = begun ? await this.connection.next(stop) : await this.connection.ready();
+        if (!session) return;
+        const portions = this.consume(session, stream, from(at?.sequence ?? 0), at, stop);
+        for await (const { epoch, messages, left } of portions) {
+          begun = true;
+          at ??= { epoch, sequence: 0 };
+          const { sequence } = at;
+          const fresh = messages.filter(({ seq }) => seq > sequence).map((message) => logged(message, epoch));
+          at = fresh.at(-1)?.position ?? at;
+          if (fresh.length > 0) yield fresh;
+          if (!end && left <= 0) return;
+        }
+      } catch (error) {
+        if (stop.aborted) return;
+        if (!begun || error instanceof UnknownEpoch) throw this.explained(error);
       }
-    } finally {
-      messages.stop();
+      await delay(RETRY_MS, undefined, { signal: stop }).catch(() => undefined);
     }
   }
 
-  /** Messages from a sequence on, until `end`, or until the stream is gone. */
-  private async *readOn(
+  /**
+   * What one consumer delivers, until it breaks, or the stream is gone, or `end`; and how many messages it has left. The
+   * first portion is empty. Throws UnknownEpoch if `after` is not a position of the stream.
+   */
+  private async *consume(
+    session: NatsSession,
     stream: StreamName,
-    epoch: string,
-    sequence: number,
+    config: Partial<ConsumerConfig>,
+    after: Position | undefined,
     end: AbortSignal,
-  ): AsyncIterable<readonly LoggedMessage[]> {
-    if (end.aborted) return;
-    const consumer = await this.client.consumers.get(stream, {
-      deliver_policy: DeliverPolicy.StartSequence,
-      opt_start_seq: sequence,
+  ): AsyncIterable<{ epoch: string; messages: readonly JsMsg[]; left: number }> {
+    expectPosition(stream, await this.ensure(session, stream), after);
+    const info = await session.manager.consumers.add(stream, {
+      ...config,
+      name: randomUUID(),
+      ack_policy: AckPolicy.None,
+      mem_storage: true,
+      num_replicas: 1,
+      inactive_threshold: CONSUMER_KEPT_MS * MS_IN_NS,
     });
-    const messages = await consumer.consume({ max_messages: PORTION_MESSAGES });
-    const readers = this.readers.get(stream) ?? new Set();
-    this.readers.set(stream, readers.add(messages));
+    // A consumer goes with its stream: whatever this one delivers is of the stream that is there now.
+    expectPosition(stream, await this.ensure(session, stream), after);
+    const { epoch, gone } = this.incarnation(stream);
+    const consumer = session.client.consumers.getConsumerFromInfo(info);
+    const messages = await consumer.consume({
+      max_messages: PORTION_MESSAGES,
+      idle_heartbeat: CONSUMER_HEARTBEAT_MS,
+      abort_on_missing_resource: true,
+    });
     const stop = () => messages.stop();
-    end.addEventListener('abort', stop);
-    if (end.aborted) stop();
+    const stops = AbortSignal.any([end, session.lost, gone.signal]);
+    stops.addEventListener('abort', stop);
+    if (stops.aborted) stop();
+    void stopWhenSilent(messages);
     try {
-      for await (const portion of portions(messages)) yield portion.map((message) => logged(message, epoch));
+      let left = info.num_pending;
+      let delivered = 0;
+      yield { epoch, messages: [], left };
+      for await (const portion of portions(messages)) {
+        // The server sends each once; one that did not arrive leaves a gap.
+        const whole = portion.filter((message, i) => message.info.deliverySequence === delivered + i + 1);
+        delivered += whole.length;
+        left = Math.min(left - whole.length, whole.at(-1)?.info.pending ?? left);
+        yield { epoch, messages: whole, left };
+        if (whole.length < portion.length) return;
+      }
     } finally {
-      end.removeEventListener('abort', stop);
-      readers.delete(messages);
+      stops.removeEventListener('abort', stop);
       stop();
+      void consumer.delete().catch(() => undefined);
+    }
+  }
+
+  private async connect(options: ConnectionOptions): Promise<NatsSession> {
+    const { credentialsFile } = this.options;
+    const connection = await connect({
+      ...options,
+      ...(credentialsFile !== undefined && {
+        authenticator: credsAuthenticator(await readFile(credentialsFile)),
+      }),
+      name: 'ff-relay',
+      reconnect: false,
+      timeout: ANSWER_MS,
+    }).catch((error: unknown) => {
+      throw refused(error);
+    });
+    const lost = new AbortController();
+    const lose = (reason: unknown) => {
+      lost.abort(reason);
+      void connection.close();
+    };
+    void connection
+      .closed()
+      .then((error) => lose(error ? refused(error) : new Error('the connection ended')));
+    try {
+      const client = jetstream(connection, { timeout: ANSWER_MS });
+      const manager = await jetstreamManager(connection, { timeout: ANSWER_MS });
+      const prepared = await this.prepare({ client, manager });
+      if (this.ending.signal.aborted) throw new Error('the log is closed');
+      const session = { connection, client, manager, ...prepared, lost: lost.signal };
+      this.warnOfServer(connection.info?.version ?? '0', prepared.replicas);
+      void this.watch(session, lose);
+      return session;
+    } catch (error) {
+      lose(error);
+      throw error;
+    }
+  }
+
+  /** Makes the streams and buckets that are missing. */
+  private async prepare({ client, manager }: Pick<NatsSession, 'client' | 'manager'>) {
+    const { replicas } = this.options;
+    const streams = Object.keys(STREAMS) as StreamName[];
+    const infos = await Promise.all(streams.map((stream) => this.ensure({ manager }, stream)));
+    for (const { config } of infos) this.warnOfSettings(config);
+    const buckets = new Kvm(client);
+    return {
+      // Read from the bucket's leader: a copy may not have yet what was just remembered.
+      notes: await buckets.create(NOTES, { replicas, storage: StorageType.File, allow_direct: false }),
+      leases: await buckets.create(LEASES, { replicas, storage: StorageType.Memory, ttl: LEASE_MS }),
+      replicas: Math.min(...infos.map(({ config }) => config.num_replicas)),
+    };
+  }
+
+  /** Sees to it that what is deleted is made anew, and that a server that says nothing any more counts as lost. */
+  private async watch(session: NatsSession, lose: (reason: unknown) => void): Promise<void> {
+    const end = AbortSignal.any([session.lost, this.ending.signal]);
+    for (this.answering = true; ;) {
+      await delay(WATCH_INTERVAL_MS, undefined, { signal: end }).catch(() => undefined);
+      if (end.aborted) return;
+      try {
+        await this.prepare(session);
+        this.answering = true;
+      } catch (error) {
+        if (end.aborted) return;
+        // Twice, since a stream of a cluster may be without a leader for a moment.
+        if (!this.answering) lose(error);
+        this.answering = false;
+      }
     }
   }
 
   /** The stream as it is; made if it is not there. */
-  private async ensure(stream: StreamName): Promise<StreamInfo> {
-    let info: StreamInfo;
-    try {
-      info = await this.manager.streams.info(stream);
-    } catch (error) {
-      if (!(error instanceof JetStreamApiError && error.code === STREAM_NOT_FOUND)) throw error;
-      info = await this.manager.streams.add(this.settings(stream));
+  private async ensure({ manager }: Pick<NatsSession, 'manager'>, stream: StreamName): Promise<StreamInfo> {
+    const info = await manager.streams.info(stream).catch((error: unknown) => {
+      if (!(error instanceof JetStreamApiError && error.code === JetStreamApiCodes.StreamNotFound))
+        throw error;
+      return manager.streams.add(this.settings(stream));
+    });
+    const before = this.incarnations.get(stream);
+    const epoch = epochOf(info);
+    if (before?.epoch !== epoch) {
+      this.incarnations.set(stream, { epoch, gone: new AbortController() });
+      if (before)
+        this.logger.warn(
+          `The stream ${stream} was made anew: its epoch is ${epoch}, and was ${before.epoch}`,
+        );
+      before?.gone.abort();
     }
-    this.epochs.set(stream, epochOf(info));
     return info;
+  }
+
+  private incarnation(stream: StreamName): Incarnation {
+    const found = this.incarnations.get(stream);
+    if (!found) throw new Error(`${stream} was not looked for yet`);
+    return found;
   }
 
   private settings(stream: StreamName): Partial<StreamConfig> & { name: string } {
@@ -307,8 +519,8 @@ export class JetStreamEventLog extends EventLog {
   }
 
   /** Says which settings of a stream are not ours, and matter. */
-  private report(stream: StreamName, { config }: StreamInfo): void {
-    const wanted = this.settings(stream);
+  private warnOfSettings(config: StreamConfig): void {
+    const wanted = this.settings(config.name as StreamName);
     const matters = [
       'subjects',
       'storage',
@@ -321,33 +533,76 @@ export class JetStreamEventLog extends EventLog {
       .filter((name) => String(config[name]) !== String(wanted[name]))
       .map((name) => `${name} is ${String(config[name])} and should be ${String(wanted[name])}`);
     if (differences.length > 0) {
-      this.logger.warn(`The stream ${stream} has other settings, and keeps them: ${differences.join('; ')}`);
+      this.once(
+        'warn',
+        `The stream ${config.name} has other settings, and keeps them: ${differences.join('; ')}`,
+      );
     }
   }
 
-  /** Makes a stream that was deleted anew, and ends those who still read the old one. */
-  private watchStreams(): void {
-    let watching = false;
-    this.watch = setInterval(() => {
-      if (watching || this.connection.isClosed()) return;
-      watching = true;
-      const checks = (Object.keys(STREAMS) as StreamName[]).map((stream) => this.checkEpoch(stream));
-      void Promise.all(checks)
-        .catch(() => undefined)
-        .finally(() => (watching = false));
-    }, WATCH_INTERVAL_MS);
+  private warnOfServer(version: string, replicas: number): void {
+    if (isOlder(version, OLDEST_SERVER)) {
+      this.once('error', `NATS is ${version}, and the relay needs ${OLDEST_SERVER} or newer`);
+    }
+    void durabilityWarning(version, replicas, this.options.monitorUrl).then(
+      (warning) => warning && this.once('warn', warning),
+    );
   }
 
-  private async checkEpoch(stream: StreamName): Promise<void> {
-    const before = this.epochs.get(stream);
-    const epoch = epochOf(await this.ensure(stream));
-    if (epoch === before) return;
-    this.logger.warn(`The stream ${stream} was made anew: its epoch is ${epoch}, and was ${before}`);
-    for (const messages of this.readers.get(stream) ?? []) messages.stop();
+  private once(level: 'warn' | 'error', text: string): void {
+    if (this.said.has(text)) return;
+    this.said.add(text);
+    this.logger[level](text);
   }
+}
 
-  private position(stream: StreamName, sequence: number): Position {
-    return { epoch: this.epochs.get(stream) ?? '', sequence };
+/** Throws StartupError, and tells nothing of what it read: there may be a password in it. */
+function readServers(text: string): ConnectionOptions & { servers: string[] } {
+  const urls = text.split(',').map((address) => {
+    const url = URL.parse(address.includes('://') ? address.trim() : `nats://${address.trim()}`);
+    if (url?.host && ['nats:', 'tls:'].includes(url.protocol)) return url;
+    throw new StartupError(
+      'NATS_URL cannot be read: it should look like nats://host:4222, or tls://host:4222',
+    );
+  });
+  const { username: user, password: pass } = urls.find(({ username }) => username) ?? {
+    username: '',
+    password: '',
+  };
+  return {
+    servers: urls.map(({ host }) => host),
+    ...(urls.some(({ protocol }) => protocol === 'tls:') && { tls: {} }),
+    ...(pass
+      ? { user: decodeURIComponent(user), pass: decodeURIComponent(pass) }
+      : user && { token: decodeURIComponent(user) }),
+  };
+}
+
+function refused(error: unknown): unknown {
+  if (!(error instanceof AuthorizationError || error instanceof UserAuthenticationExpiredError)) return error;
+  return new Refused(
+    'it refuses the credentials. Check NATS_URL and its credentials, or the file that NATS_CREDS names',
+    { cause: error },
+  );
+}
+
+function isWrongSequence(error: unknown): error is JetStreamApiError {
+  const { StreamWrongLastSequence, StreamWrongLastSequenceUnknown } = JetStreamApiCodes;
+  return (
+    error instanceof JetStreamApiError &&
+    (error.code === StreamWrongLastSequence || error.code === StreamWrongLastSequenceUnknown)
+  );
+}
+
+function expectPosition(stream: StreamName, info: StreamInfo, position: Position | undefined): void {
+  if (!position) return;
+  const epoch = epochOf(info);
+  if (position.epoch !== epoch)
+    throw new UnknownEpoch(`${stream} has the epoch ${epoch}, not ${position.epoch}`);
+  if (position.sequence > info.state.last_seq) {
+    throw new UnknownEpoch(
+      `${stream} ends at ${info.state.last_seq}, before ${position.sequence}: it lost its end`,
+    );
   }
 }
 
@@ -364,14 +619,25 @@ function logged(message: JsMsg, epoch: string): LoggedMessage {
   };
 }
 
+/** A consumer may be gone without a word, with the member of a cluster that had it. */
+async function stopWhenSilent(messages: ConsumerMessages): Promise<void> {
+  for await (const { type } of messages.status()) if (type === 'heartbeats_missed') messages.stop();
+}
+
 /** The messages in portions of what is there, so that a long read is not taken apart message by message. */
 async function* portions(messages: ConsumerMessages): AsyncIterable<JsMsg[]> {
   const iterator = messages[Symbol.asyncIterator]();
-  for (let next = iterator.next(); ;) {
+  const ask = () => {
+    const next = iterator.next();
+    // It may fail while nobody waits for it yet, or no longer.
+    next.catch(() => undefined);
+    return next;
+  };
+  for (let next = ask(); ;) {
     const first = await next;
     if (first.done) return;
     const portion = [first.value];
-    next = iterator.next();
+    next = ask();
     while (portion.length < PORTION_MESSAGES) {
       const more = await Promise.race([
         next,
@@ -379,7 +645,7 @@ async function* portions(messages: ConsumerMessages): AsyncIterable<JsMsg[]> {
       ]);
       if (!more || more.done) break;
       portion.push(more.value);
-      next = iterator.next();
+      next = ask();
     }
     yield portion;
   }

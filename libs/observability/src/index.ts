@@ -1,3 +1,9 @@
 export { ObservabilityModule } from './observability.module.js';
 export { ServiceLogger } from './service-logger.js';
-export { UpstreamStatus, type UpstreamState } from './upstream-status.js';
+export { type PartStatus, StatusBoard } from './status-board.js';
+export {
+  UPSTREAM_NOTE,
+  UpstreamStatus,
+  type UpstreamSnapshot,
+  type UpstreamState,
+} from './upstream-status.js';

@@ -1,11 +1,26 @@
-import { Module } from '@nestjs/common';
+import { Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
+
+import { RelayConfig } from '#libs/config';
 
 import { MemoryStateStore } from './memory-state-store.js';
+import { RedisStateStore } from './redis-state-store.js';
 import { StateStore } from './state-store.js';
 
-/** The state of this process. */
+/** The state, in Redis or in the memory of this process; let go of when all who use it have stopped. */
 @Module({
-  providers: [{ provide: StateStore, useClass: MemoryStateStore }],
+  providers: [
+    {
+      provide: StateStore,
+      inject: [RelayConfig],
+      useFactory: ({ redis }: RelayConfig) => (redis ? RedisStateStore.open(redis) : new MemoryStateStore()),
+    },
+  ],
   exports: [StateStore],
 })
-export class StateStoreModule {}
+export class StateStoreModule implements OnApplicationShutdown {
+  constructor(@Inject(StateStore) private readonly store: StateStore) {}
+
+  onApplicationShutdown(): Promise<void> {
+    return this.store.close();
+  }
+}

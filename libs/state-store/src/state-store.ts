@@ -6,6 +6,8 @@ export interface Progress {
   readonly position: Position;
   /** Every environment of the account is there: what the store does not know, does not exist. */
   readonly complete: boolean;
+  /** Who keeps the store: made anew by each that takes it over, so that one who lost it notices. */
+  readonly writer: string;
 }
 
 export interface StoredEnvironment {
@@ -14,31 +16,71 @@ export interface StoredEnvironment {
   readonly position: Position;
 }
 
+/** A step of one environment. */
+export interface EnvironmentChange {
+  readonly before: EnvironmentState;
+  /** What leads from `before` to `after`: an adapter may write only what they touch. */
+  readonly facts: readonly EnvironmentFact[];
+  readonly after: EnvironmentState;
+}
+
+/**
+ * What came of a change: it was written; the store holds it already, or something newer; or the store does not hold
+ * what the change starts from, so that it must be rebuilt: it was flushed, restored from an old copy, or is of another
+ * epoch.
+ */
+export type Applied = 'written' | 'held' | 'unexpected';
+
 /**
  * What is true now, for those who start from it: the fold of the facts, kept by the projector. It may be thrown away at
  * any time and made again from the log.
  *
- * Each environment changes as a whole: a reader sees all of a change or nothing of it. Writing is safe to repeat and
- * never goes back: within an epoch of the log, a state that is not newer than the stored one is ignored.
+ * Each environment changes as a whole: a reader sees all of a change or nothing of it. The position of an environment
+ * is that of its newest fact, `{epoch, sequence: state.sequence}`; a removed one keeps it. Every write names the
+ * position that it starts from, so that a writer that was stalled, and a store that was flushed or restored, cannot be
+ * mistaken for what they were.
+ *
+ * Every method throws while the store cannot be reached. None waits longer than a few seconds.
  */
 export abstract class StateStore {
+  /** Whether the store answers, as far as is known now. */
+  abstract get reachable(): boolean;
+
+  /** Puts an environment's next state in place of the one before. @param epoch of the log that the facts are from */
+  abstract apply(change: EnvironmentChange, epoch: string): Promise<Applied>;
+
   /**
-   * Puts an environment's next state in place of the one before.
+   * Puts a whole state in place of whatever the store holds for the environment. It is written beside the stored one,
+   * and takes its place in one step.
    *
-   * @param facts what leads from the stored state to this one: an adapter may write only what they touch
-   * @returns false if nothing was written, since the store holds this state, a newer one, or one of another epoch
+   * @param stored the position that the stored one has, undefined for none
+   * @returns false if the stored one has another position by now; nothing was written then
    */
-  abstract apply(
-    state: EnvironmentState,
-    facts: readonly EnvironmentFact[],
-    position: Position,
-  ): Promise<boolean>;
+  abstract replace(state: EnvironmentState, epoch: string, stored: Position | undefined): Promise<boolean>;
 
-  /** Puts a state in place of whatever is stored for the environment, older, newer or of another epoch. */
-  abstract replace(state: EnvironmentState, position: Position): Promise<void>;
+  /** Whether the store holds exactly this state, at its position, in every key and index. */
+  abstract holds(state: EnvironmentState, epoch: string): Promise<boolean>;
 
-  /** Says how much of the log is in. Ignored if that is less than was said before, within an epoch. */
-  abstract advance(progress: Progress): Promise<void>;
+  /**
+   * Removes what the store holds beyond these states: other environments, and what is left of entities and SDK keys
+   * that the environments do not have. Environments that changed after `position` are left alone.
+   *
+   * @returns how many entries (on Redis: keys) were removed
+   */
+  abstract sweep(states: ReadonlyMap<string, EnvironmentState>, position: Position): Promise<number>;
+
+  /** The position of every environment, removed ones included. */
+  abstract positions(): Promise<ReadonlyMap<string, Position>>;
+
+  /** Takes the store over: from now on only this writer advances it. */
+  abstract begin(progress: Progress): Promise<void>;
+
+  /**
+   * Says how much of the log is in. Less than was said before, by the same writer and within an epoch, is ignored.
+   *
+   * @returns false if the store has another writer, or none: it was taken over, flushed or restored
+   */
+  abstract advance(progress: Progress): Promise<boolean>;
 
   /** Undefined for an empty store. Whoever reads it, then the environments, then the log after it, misses nothing. */
   abstract progress(): Promise<Progress | undefined>;

@@ -1,0 +1,60 @@
+import { Logger } from '@nestjs/common';
+
+import { type EventLog, whileLeading } from '#libs/event-log';
+import { type PartStatus, UPSTREAM_NOTE, type UpstreamStatus } from '#libs/observability';
+
+import { pause } from './backoff.js';
+import type { Ingestor } from './ingestor.js';
+
+/** How often the link to the upstream is told to the gateways of other processes. */
+const REPORT_INTERVAL_MS = 2000;
+
+/** Of several ingestors one leads: it writes facts, and tells the others how the link to the upstream stands. */
+export class IngestorLead {
+  private readonly logger = new Logger(IngestorLead.name);
+  private readonly stopping = new AbortController();
+  private leader: Ingestor | undefined;
+  private work: Promise<void> | undefined;
+
+  constructor(
+    private readonly log: EventLog,
+    private readonly upstream: UpstreamStatus,
+    private readonly create: () => Ingestor,
+  ) {}
+
+  start(): void {
+    this.work = whileLeading(this.log, 'ingestor', this.stopping.signal, (leading) => this.lead(leading));
+  }
+
+  async stop(): Promise<void> {
+    this.stopping.abort();
+    await this.work;
+  }
+
+  status(): PartStatus {
+    return {
+      ready: true,
+      leading: this.leader !== undefined,
+      upstream: this.upstream.snapshot(),
+      log: this.log.reachable ? 'reachable' : 'unreachable',
+      setAside: this.leader?.setAside ?? [],
+    };
+  }
+
+  private async lead(leading: AbortSignal): Promise<void> {
+    this.logger.log('This ingestor leads');
+    this.leader = this.create();
+    this.upstream.reporting = true;
+    await Promise.all([this.leader.run(leading), this.report(leading)]);
+    this.upstream.reporting = false;
+    this.leader = undefined;
+  }
+
+  private async report(leading: AbortSignal): Promise<void> {
+    while (!leading.aborted) {
+      // Nobody waits for it, and the next one says it again.
+      await this.log.remember(UPSTREAM_NOTE, this.upstream.snapshot()).catch(() => undefined);
+      await pause(REPORT_INTERVAL_MS, leading);
+    }
+  }
+}

@@ -1,0 +1,106 @@
+import { Logger } from '@nestjs/common';
+
+import {
+  type EnvironmentFact,
+  type EnvironmentState,
+  type Fact,
+  factIn,
+  factSubjectsOf,
+  foldInto,
+  isComplete,
+  isEnvironmentFact,
+  type Position,
+  type SequencedFact,
+} from '#libs/domain';
+import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
+
+/** A fact as it stands in the log. */
+export interface LoggedFact<F extends Fact = Fact> extends SequencedFact<F> {
+  /** When it was appended, in ms since the epoch. */
+  readonly time: number;
+}
+
+const logger = new Logger('Facts');
+
+/** The facts in messages of the log. What cannot be read is reported and passed over, so that the rest flows. */
+export function factsIn(messages: readonly LoggedMessage[]): LoggedFact[] {
+  return messages.flatMap(({ subject, body, position: { sequence }, time }) => {
+    try {
+      return [{ fact: factIn(body), sequence, time }];
+    } catch (error) {
+      logger.error(`Fact ${sequence} (${subject}) cannot be read and is passed over: ${String(error)}`);
+      return [];
+    }
+  });
+}
+
+/** The facts about environments among others. */
+export function ofEnvironments(facts: readonly LoggedFact[]): LoggedFact<EnvironmentFact>[] {
+  return facts.filter((logged): logged is LoggedFact<EnvironmentFact> => isEnvironmentFact(logged.fact));
+}
+
+/** The environments as the facts up to a position tell them. */
+export class LogFold {
+  readonly states = new Map<string, EnvironmentState>();
+  /** Whether every environment of the account is among them. */
+  complete = false;
+  /** Whether the facts say what the account holds: all of it, or nothing since its proxy key was deleted. */
+  decided = false;
+
+  constructor(public position: Position) {}
+
+  /** Folds more of the log in; repeats do no harm. @returns the environments concerned, as they were before */
+  take(messages: readonly LoggedMessage[]): ReadonlyMap<string, EnvironmentState | undefined> {
+    const facts = factsIn(messages);
+    for (const { fact } of facts) {
+      this.complete = isComplete(this.complete, fact);
+      this.decided ||= !isEnvironmentFact(fact);
+    }
+    const last = messages.at(-1)?.position;
+    if (last && last.epoch !== this.position.epoch) {
+      throw new UnknownEpoch(`the facts changed their epoch from ${this.position.epoch} to ${last.epoch}`);
+    }
+    if (last && last.sequence > this.position.sequence) this.position = last;
+    const concerned = ofEnvironments(facts);
+    const before = new Map(
+      concerned.map(({ fact: { environment } }) => [environment, this.states.get(environment)]),
+    );
+    foldInto(this.states, concerned);
+    return before;
+  }
+}
+
+/**
+ * What the log says now: exactly the facts up to the position of the result.
+ *
+ * @param environment its UUID, to fold only the facts about it
+ */
+export async function foldLog(log: EventLog, environment?: string): Promise<LogFold> {
+  const prefix = environment === undefined ? '' : factSubjectsOf(environment);
+  const head = await log.head('FF_FACTS');
+  const fold = new LogFold(head);
+  for await (const messages of log.latest('FF_FACTS', prefix)) fold.take(messages);
+  // What was appended meanwhile may show while what it stands beside does not: read on until both do.
+  const last = fold.position.sequence;
+  if (last > head.sequence) await foldOn(log, fold, head, last, prefix);
+  return fold;
+}
+
+/** Folds the facts after a position in, up to the one that is the last, or until the signal aborts. */
+export async function foldOn(
+  log: EventLog,
+  fold: LogFold,
+  after: Position | undefined,
+  last: number,
+  subjectPrefix = '',
+  signal: AbortSignal = new AbortController().signal,
+): Promise<void> {
+  for await (const messages of log.tail('FF_FACTS', after, signal)) {
+    fold.take(
+      messages.filter(
+        ({ subject, position }) => subject.startsWith(subjectPrefix) && position.sequence <= last,
+      ),
+    );
+    if ((messages.at(-1)?.position.sequence ?? 0) >= last) return;
+  }
+}

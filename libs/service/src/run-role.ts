@@ -1,0 +1,27 @@
+import type { DynamicModule, Type } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+
+import { ConfigModule, RelayConfig, type Role } from '#libs/config';
+import { ServiceLogger } from '#libs/observability';
+
+import { ManagementModule } from './management.module.js';
+import { runService } from './run-service.js';
+
+class Service {}
+
+/** The modules of some roles, as one process with its settings and its management port. */
+export function processOf(config: RelayConfig, roles: readonly Type[]): DynamicModule {
+  return { module: Service, imports: [ConfigModule.of(config), ManagementModule, ...roles] };
+}
+
+/** Runs a role that nobody connects to as this process. */
+export async function runRole(role: Role, module: Type): Promise<void> {
+  await runService(async () => {
+    const config = new RelayConfig(process.env, [role]);
+    const app = await NestFactory.createApplicationContext(processOf(config, [module]), {
+      logger: new ServiceLogger(role, config.logLevel, config.logFormat),
+      abortOnError: false,
+    });
+    return { app, shutdownGraceMs: config.shutdownGraceMs };
+  });
+}

@@ -1,0 +1,263 @@
+import { copyFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { Logger } from '@nestjs/common';
+import { Redis } from 'ioredis';
+
+import { expectAgreement } from './support/agreement.js';
+import { Admin, eventually, type SdkEvent, SdkSession } from './support/clients.js';
+import { type Part, ServiceSet } from './support/deployments.js';
+import { DEMO } from './support/processes.js';
+
+let set: ServiceSet;
+let admin: Admin;
+let stop: AbortController;
+
+beforeEach(async () => {
+  Logger.overrideLogger(false);
+  stop = new AbortController();
+  set = await ServiceSet.start();
+  admin = new Admin(set.controlPlane.url);
+  await admin.createFlag('a');
+  await admin.setState('a', 'on');
+  await expectAgreement(set);
+});
+afterEach(async () => {
+  stop.abort();
+  await set.dispose();
+});
+
+/** What the streams of all gateways say from now on. */
+async function told(): Promise<SdkEvent[]> {
+  const events: SdkEvent[] = [];
+  for (const gateway of set.gateways) {
+    const stream = await (await SdkSession.signIn(gateway)).stream(stop.signal);
+    void (async () => {
+      for await (const event of stream) events.push(event);
+      if (!stop.signal.aborted) events.push({ event: 'ended', domain: '', identifier: gateway, version: 0 });
+    })();
+  }
+  return events;
+}
+
+/** What was told, when one more change has been told everywhere. */
+async function toldUntilNow(events: SdkEvent[]): Promise<string[]> {
+  await admin.createFlag('the-last');
+  await eventually(
+    () => events.filter(({ identifier }) => identifier === 'the-last').length,
+    (seen) => seen === set.gateways.length,
+  );
+  return events
+    .filter(({ identifier }) => identifier !== 'the-last')
+    .map(({ event, identifier, version }) => `${event} ${identifier} ${version}`);
+}
+
+async function inRedis<Result>(work: (redis: Redis) => Promise<Result>): Promise<Result> {
+  const redis = new Redis(`redis://${set.redisAddress}`);
+  try {
+    return await work(redis);
+  } finally {
+    redis.disconnect();
+  }
+}
+
+async function deleteStream(name: string): Promise<void> {
+  const connection = await connect({ servers: set.natsUrl });
+  await (await jetstreamManager(connection)).streams.delete(name);
+  await connection.close();
+}
+
+const epochAt = async (part: Part, role: string) => {
+  const { position } = (await set.status(part))[role] as { position?: { epoch: string } };
+  return position?.epoch;
+};
+const newEpoch = (before: string | undefined) =>
+  Promise.all(
+    (['gateway-1', 'gateway-2'] as const).map((gateway) =>
+      eventually(
+        () => epochAt(gateway, 'gateway'),
+        (epoch) => epoch !== undefined && epoch !== before,
+      ),
+    ),
+  );
+const redisIsLevel = () =>
+  eventually(
+    () =>
+      inRedis(
+        async (redis) => (await redis.exists('ff-relay-progress', `env-${DEMO.dev.id}-position`)) === 2,
+      ),
+    (there) => there,
+  );
+
+describe('When Redis loses what it held', () => {
+  it('all of it, it is made again from the log, and SDKs hear nothing', async () => {
+    const events = await told();
+    await inRedis((redis) => redis.flushall());
+    await redisIsLevel();
+    await expectAgreement(set);
+    expect(await toldUntilNow(events)).toEqual([]);
+  });
+
+  it('and comes back with an old copy, it is brought level, and SDKs hear nothing', async () => {
+    const folder = await inRedis(async (redis) => {
+      await redis.save();
+      return (await redis.config('GET', 'dir'))[1] as string;
+    });
+    await copyFile(`${folder}/dump.rdb`, `${folder}/old.rdb`);
+    await admin.createFlag('made-since');
+    await admin.deleteFlag('banner-text');
+    await admin.setState('a', 'off');
+    await expectAgreement(set);
+
+    const events = await told();
+    await set.stop('redis', 'SIGKILL');
+    await copyFile(`${folder}/old.rdb`, `${folder}/dump.rdb`);
+    await set.start('redis');
+    await expectAgreement(set);
+    expect(await inRedis((redis) => redis.exists(`env-${DEMO.dev.id}-feature-config-banner-text`))).toBe(0);
+    expect(await toldUntilNow(events)).toEqual([]);
+  });
+});
+
+describe('When the facts are lost', () => {
+  it('they are read from the upstream again, and SDKs hear nothing', async () => {
+    const events = await told();
+    const before = await epochAt('gateway-1', 'gateway');
+    await deleteStream('FF_FACTS');
+    await newEpoch(before);
+    await expectAgreement(set);
+    expect(await toldUntilNow(events)).toEqual([]);
+  });
+
+  it('together with Redis, the same', async () => {
+    const events = await told();
+    const before = await epochAt('gateway-1', 'gateway');
+    await Promise.all([deleteStream('FF_FACTS'), inRedis((redis) => redis.flushall())]);
+    await newEpoch(before);
+    await redisIsLevel();
+    await expectAgreement(set);
+    expect(await toldUntilNow(events)).toEqual([]);
+  });
+
+  it('SDKs hear of what changed meanwhile, and of nothing else', async () => {
+    const events = await told();
+    const before = await epochAt('gateway-1', 'gateway');
+    await set.stop('ingestor-1');
+    await deleteStream('FF_FACTS');
+    await admin.setState('a', 'off');
+    await admin.deleteFlag('theme');
+    await admin.createFlag('new');
+    await set.start('ingestor-1');
+    await newEpoch(before);
+    await expectAgreement(set);
+    const seen = await toldUntilNow(events);
+    expect(seen.filter((event) => event.startsWith('ended'))).toEqual([]);
+    expect([...new Set(seen.map((event) => event.replace(/ \d+$/, '')))].toSorted()).toEqual([
+      'create new',
+      'delete theme',
+      'patch a',
+    ]);
+  });
+
+  it('and the upstream is away, gateways go on with what they know, new ones too', async () => {
+    const session = await SdkSession.signIn(set.gateways[0] ?? '');
+    const before = await session.flags();
+    await set.stop('control-plane');
+    await deleteStream('FF_FACTS');
+    await eventually(
+      () => set.output('projector-1'),
+      (output) => output.includes('The log was lost'),
+    );
+    expect(await session.flags()).toBe(before);
+    await set.stop('gateway-2');
+    await set.start('gateway-2');
+    expect(await (await SdkSession.signIn(set.gateways[1] ?? '')).flags()).toBe(before);
+    await set.start('control-plane');
+    await expectAgreement(set);
+  });
+
+  it('with the notices, streams end, so that SDKs read again (P5)', async () => {
+    const events = await told();
+    await deleteStream('FF_CHANGES');
+    await eventually(
+      () => events.filter(({ event }) => event === 'ended').length,
+      (ended) => ended === set.gateways.length,
+    );
+    const later = await told();
+    expect(await toldUntilNow(later)).toEqual([]);
+  });
+});
+
+describe('Any one, and any two, may be missing (P9)', () => {
+  const servers: Part[] = ['nats', 'redis', 'control-plane'];
+  const pairs: Part[][] = [
+    ...servers.map((server) => [server]),
+    ['nats', 'redis'],
+    ['nats', 'control-plane'],
+    ['redis', 'control-plane'],
+  ];
+
+  it.each(pairs.map((parts) => [parts.join(' and '), parts] as const))(
+    'gateways that run go on without %s, and hear of the next change when all is back',
+    async (_names, parts) => {
+      const sessions = await Promise.all(set.gateways.map((gateway) => SdkSession.signIn(gateway)));
+      const before = await sessions[0]?.flags();
+      await Promise.all(parts.map((part) => set.stop(part, 'SIGKILL')));
+      for (const session of sessions) {
+        expect(await session.flags()).toBe(before);
+        expect(await session.flagVersion('a')).toBe(2);
+      }
+      for (const gateway of set.gateways) {
+        expect(await (await SdkSession.signIn(gateway)).flags()).toBe(before);
+      }
+      await Promise.all(parts.map((part) => set.start(part)));
+      await admin.setState('a', 'off');
+      await expectAgreement(set);
+    },
+  );
+
+  it.each([
+    ['Redis alone', ['nats', 'control-plane'] as Part[]],
+    ['the log alone', ['redis', 'control-plane'] as Part[]],
+  ])('a gateway starts from %s', async (_name, missing) => {
+    const before = await (await SdkSession.signIn(set.gateways[1] ?? '')).flags();
+    await set.stop('gateway-2');
+    await Promise.all(missing.map((part) => set.stop(part, 'SIGKILL')));
+    await set.start('gateway-2');
+    const session = await SdkSession.signIn(set.gateways[1] ?? '');
+    expect(await session.flags()).toBe(before);
+
+    const heard: SdkEvent[] = [];
+    const stream = await session.stream(stop.signal);
+    void (async () => {
+      for await (const event of stream) heard.push(event);
+    })();
+    await Promise.all(missing.map((part) => set.start(part)));
+    await admin.setState('a', 'off');
+    await eventually(
+      () => heard.map(({ event, identifier, version }) => `${event} ${identifier} ${version}`),
+      (events) => events.includes('patch a 3'),
+    );
+    await expectAgreement(set);
+  });
+
+  it('processes that start before the servers wait for them', async () => {
+    const roles: Part[] = ['ingestor-1', 'projector-1', 'gateway-1', 'gateway-2'];
+    for (const part of [...roles, ...servers]) await set.stop(part);
+    for (const part of roles) set.begin(part);
+    await delay(3000);
+    for (const server of servers) await set.start(server);
+    await eventually(
+      () => set.output('gateway-2'),
+      (output) => output.includes('Serving SDKs on'),
+    );
+    await eventually(
+      () => set.output('gateway-1'),
+      (output) => output.includes('Serving SDKs on'),
+    );
+    await expectAgreement(set);
+  });
+});
