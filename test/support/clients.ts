@@ -14,16 +14,22 @@ export class Admin {
   }
 
   async createFlag(identifier: string): Promise<void> {
+    await this.create(identifier, 'boolean', { true: 'true', false: 'false' });
+  }
+
+  /** A flag of text, with a variation of so many bytes. */
+  async createLargeFlag(identifier: string, bytes: number): Promise<void> {
+    await this.create(identifier, 'string', { true: 'x'.repeat(bytes), false: '' });
+  }
+
+  private async create(identifier: string, kind: string, values: Record<string, string>): Promise<void> {
     await this.send('POST', '/features', {
       identifier,
       name: identifier,
       project: 'demo',
-      kind: 'boolean',
+      kind,
       permanent: false,
-      variations: [
-        { identifier: 'true', value: 'true' },
-        { identifier: 'false', value: 'false' },
-      ],
+      variations: Object.entries(values).map(([of, value]) => ({ identifier: of, value })),
       defaultOnVariation: 'true',
       defaultOffVariation: 'false',
     });

@@ -1,6 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { DEMO, freePort, Process, runApp, type Service, Workspace } from './processes.js';
@@ -95,10 +97,17 @@ export class ServiceSet implements Deployment {
   private folder = '';
   private readonly extra: Process[] = [];
 
-  /** @param parts to begin with; by default each once, and two gateways */
-  static async start(parts: readonly Part[] = USUAL): Promise<ServiceSet> {
+  private natsSettings = '';
+
+  /**
+   * @param parts to begin with; by default each once, and two gateways
+   * @param natsSettings lines of the configuration of nats-server
+   */
+  static async start(parts: readonly Part[] = USUAL, natsSettings = ''): Promise<ServiceSet> {
     const set = new ServiceSet();
     set.folder = await set.workspace.folder();
+    set.natsSettings = join(set.folder, 'nats.conf');
+    await writeFile(set.natsSettings, natsSettings);
     for (const part of [...SERVERS, ...ROLES]) {
       set.ports.set(part, await freePort());
       set.ports.set(`management of ${part}`, await freePort());
@@ -198,7 +207,17 @@ export class ServiceSet implements Deployment {
   private spawn(part: Part, settings: NodeJS.ProcessEnv): Process {
     const port = String(this.port(part));
     if (part === 'nats')
-      return server('nats-server', ['-p', port, '-a', '127.0.0.1', '-js', '-sd', this.folder]);
+      return server('nats-server', [
+        '-c',
+        this.natsSettings,
+        '-p',
+        port,
+        '-a',
+        '127.0.0.1',
+        '-js',
+        '-sd',
+        this.folder,
+      ]);
     if (part === 'redis') {
       return server('redis-server', [
         '--port',
