@@ -35,4 +35,32 @@ describe('The status of the upstream', () => {
     expect(status.configStatus).toEqual({ state: 'SYNCED', since: 2000 });
     expect(status.lastAgreedMs).toBe(5000);
   });
+
+  it('takes over what another process reports, and knows when that one reports no more', () => {
+    const [reporter, { clock, status }] = [given(), given()];
+    reporter.status.reporting = true;
+    reporter.clock.now = clock.now = 2000;
+    reporter.status.stream('CONNECTED');
+    reporter.status.agreed();
+    status.adopt(JSON.parse(JSON.stringify(reporter.status.snapshot())));
+    expect(status.streamStatus).toEqual({ state: 'CONNECTED', since: 2000 });
+    expect(status.configStatus).toEqual({ state: 'SYNCED', since: 2000 });
+    expect(status.lastAgreedMs).toBe(2000);
+
+    clock.now = 2000 + 60_000;
+    status.adopt(status.snapshot());
+    expect(status.streamStatus).toEqual({ state: 'DISCONNECTED', since: 2000 });
+  });
+
+  it('believes itself, and no report that it cannot read', () => {
+    const { status } = given();
+    status.adopt({ stream: 'CONNECTED' });
+    status.adopt(undefined);
+    expect(status.streamStatus.state).toBe('INITIALIZING');
+    const { status: own } = given();
+    own.reporting = true;
+    own.stream('CONNECTED');
+    own.adopt(status.snapshot());
+    expect(own.streamStatus.state).toBe('CONNECTED');
+  });
 });

@@ -31,8 +31,8 @@ export class ManagementServer {
     }));
   }
 
-  /** Throws StartupError when it cannot listen there. */
-  async listen(host: string, port: number): Promise<void> {
+  /** @returns the port that it took, also for 0. Throws StartupError when it cannot listen there. */
+  async listen(host: string, port: number): Promise<number> {
     try {
       await this.server.listen({ host, port });
     } catch (error) {
@@ -40,6 +40,7 @@ export class ManagementServer {
     }
     const { port: taken } = this.server.server.address() as AddressInfo;
     new Logger('Management').log(`Answering /livez, /readyz and /status on port ${taken}`);
+    return taken;
   }
 
   close(): Promise<void> {

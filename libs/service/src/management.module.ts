@@ -22,8 +22,8 @@ export class ManagementModule implements OnApplicationBootstrap, OnApplicationSh
     @Inject(RelayConfig) private readonly config: RelayConfig,
   ) {}
 
-  onApplicationBootstrap(): Promise<void> {
-    return this.server.listen(this.config.managementHost, this.config.managementPort);
+  async onApplicationBootstrap(): Promise<void> {
+    await this.server.listen(this.config.managementHost, this.config.managementPort);
   }
 
   onApplicationShutdown(): Promise<void> {
