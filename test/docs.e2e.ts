@@ -14,6 +14,12 @@ describe('The documents', () => {
     expect(await read('README.md')).toContain(`\`\`\`js\n${await read('docs/examples/node-sdk.mjs')}\`\`\``);
   });
 
+  it('show the subscriber as it is run', async () => {
+    expect(await read('docs/events.md')).toContain(
+      `\`\`\`js\n${await read('docs/examples/subscriber.mjs')}\`\`\``,
+    );
+  });
+
   it('list every setting of the relay (UPDATE_DOCS=1 writes the table anew)', async () => {
     const file = join(root, 'docs/guides/settings.md');
     const [before = '', , after = ''] = (await read('docs/guides/settings.md')).split(
@@ -25,7 +31,7 @@ describe('The documents', () => {
   });
 
   it('point to files that are there', async () => {
-    for (const page of ['README.md', 'docs/architecture.md']) {
+    for (const page of ['README.md', 'docs/architecture.md', 'docs/events.md']) {
       const links = [...(await read(page)).matchAll(/\]\(([^):]+)\)/g)].map(([, link = '']) => link);
       const named = [...(await read(page)).matchAll(/`((?:apps|libs|test|docs)\/[\w./-]+\.\w+)`/g)].map(
         ([, name = '']) => name,
