@@ -568,6 +568,20 @@ describe('A connection', () => {
     expect(await store.environments()).toEqual(['E']);
   });
 
+  it('says that the database of the settings is not there, and writes to no other', async () => {
+    const server = await running(RedisServer.start('--databases', '2'));
+    const store = await open({ address: server.address, db: 2 });
+    await eventually(() => linesAt('error').length > 0);
+    await fails(store);
+    const fits = await open({ address: server.address, db: 1 });
+    await works(fits);
+    await fails(store);
+    expect(linesAt('error')).toEqual([expect.stringMatching(/DB index is out of range.*REDIS_DB/)]);
+    const admin = clientOf(server);
+    expect(await admin.dbsize()).toBe(0);
+    admin.disconnect();
+  });
+
   it('warns of a server that may drop keys', async () => {
     const server = await running(RedisServer.start('--maxmemory-policy', 'allkeys-lru'));
     await open({ address: server.address });

@@ -418,14 +418,18 @@ export class RedisStateStore extends StateStore {
       told = true;
       this.logger.error(
         `Redis at ${this.place} cannot be reached: ${reason}. It is tried again until it answers. ` +
-          'Check that it runs there (REDIS_ADDRESS), and REDIS_USERNAME and REDIS_PASSWORD.',
+          'Check that it runs there (REDIS_ADDRESS), and REDIS_USERNAME, REDIS_PASSWORD and REDIS_DB.',
       );
     };
     // Of one node of a cluster: what is wrong, before the cluster says that something is.
     this.connection.on('node error', (error: unknown) => {
       this.trouble = reasonOf(error);
     });
-    this.connection.on('error', (error: unknown) => lost(reasonOf(error)));
+    this.connection.on('error', (error: unknown) => {
+      lost(reasonOf(error));
+      // The client would go on in database 0, which is somebody else's.
+      if (reasonOf(error).includes('DB index')) this.connection.disconnect(true);
+    });
     this.connection.on('close', () => lost(this.trouble));
     this.connection.on('ready', () => {
       this.trouble = 'the connection was closed';
