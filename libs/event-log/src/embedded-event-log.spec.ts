@@ -14,7 +14,10 @@ const newFolder = () => mkdtemp(join(tmpdir(), 'ff-relay-log-'));
 
 eventLogContract('embedded', async () => {
   const folder = await newFolder();
-  return { open: () => EmbeddedEventLog.open(folder), dispose: () => rm(folder, { recursive: true }) };
+  return {
+    open: (metrics) => EmbeddedEventLog.open(folder, metrics && { metrics }),
+    dispose: () => rm(folder, { recursive: true }),
+  };
 });
 
 describe('The folder of an embedded log', () => {

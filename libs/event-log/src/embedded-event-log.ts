@@ -6,16 +6,32 @@ import { Logger } from '@nestjs/common';
 import type { Position } from '#libs/domain';
 import { StartupError } from '#libs/service';
 
-import type { Opened, Request, Response, StoredMessage, WorkerSettings } from './embedded-worker.js';
+import { EmbeddedQueue } from './embedded-queue.js';
+import type {
+  Opened,
+  Request,
+  Response,
+  StoredBacklog,
+  StoredMessage,
+  WorkerSettings,
+} from './embedded-worker.js';
 import {
+  type Backlog,
   EventLog,
   type LoggedMessage,
+  METRICS_BOUNDS,
+  type MetricsBounds,
   type NewMessage,
+  type OrderedStream,
   type StreamName,
   STREAMS,
+  type Taken,
   UnexpectedSequence,
   UnknownEpoch,
 } from './event-log.js';
+import { Hand } from './hand.js';
+
+const QUEUE = 'FF_METRICS';
 
 /**
  * The log in one SQLite file of `DATA_DIR`, for one process. SQLite is synchronous and a flush to disk takes
@@ -30,6 +46,12 @@ export class EmbeddedEventLog extends EventLog {
   /** The newest append of each stream, and who waits for the next. Nobody else appends to the file. */
   private readonly newest = new Map<StreamName, number>();
   private readonly waiting = new Map<StreamName, Set<() => void>>();
+  private readonly queue = new EmbeddedQueue({
+    after: (sequence) => this.ask({ op: 'after', stream: QUEUE, sequence }) as Promise<StoredMessage[]>,
+    messages: (sequences) =>
+      this.ask({ op: 'messages', stream: QUEUE, sequences }) as Promise<StoredMessage[]>,
+    remove: async (sequence) => void (await this.ask({ op: 'done', stream: QUEUE, sequence })),
+  });
   private lastCall = 0;
   private closed: Promise<void> | undefined;
 
@@ -45,12 +67,15 @@ export class EmbeddedEventLog extends EventLog {
   }
 
   /** Throws StartupError when the folder cannot be used or another process uses it. */
-  static async open(dataDir: string): Promise<EmbeddedEventLog> {
+  static async open(
+    dataDir: string,
+    { metrics = METRICS_BOUNDS }: { metrics?: MetricsBounds } = {},
+  ): Promise<EmbeddedEventLog> {
     const extension = extname(import.meta.filename);
     const worker = new Worker(new URL(`./embedded-worker${extension}`, import.meta.url), {
       workerData: {
         dataDir,
-        streams: Object.entries(STREAMS).map(([name, keep]) => ({ name, ...keep })),
+        streams: Object.entries({ ...STREAMS, [QUEUE]: metrics }).map(([name, keep]) => ({ name, ...keep })),
       } satisfies WorkerSettings,
     });
     const opened = await new Promise<Opened>((done, fail) => {
@@ -83,6 +108,7 @@ export class EmbeddedEventLog extends EventLog {
     const sequence = valueOf(answer) as number;
     this.newest.set(stream, Math.max(sequence, this.newest.get(stream) ?? 0));
     for (const wake of this.waiting.get(stream) ?? []) wake();
+    if (stream === QUEUE) this.queue.wake();
     return this.position(stream, sequence);
   }
 
@@ -91,7 +117,7 @@ export class EmbeddedEventLog extends EventLog {
   }
 
   async *tail(
-    stream: StreamName,
+    stream: OrderedStream,
     after: Position | undefined,
     signal: AbortSignal,
   ): AsyncIterable<readonly LoggedMessage[]> {
@@ -115,14 +141,28 @@ export class EmbeddedEventLog extends EventLog {
     }
   }
 
-  async *latest(stream: StreamName, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
+  async *latest(stream: OrderedStream, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
     const sequences = await this.ask({ op: 'lastOfSubjects', stream, prefix: subjectPrefix });
     yield* this.read(stream, sequences as number[]);
   }
 
-  async *history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]> {
+  async *history(stream: OrderedStream, subject: string): AsyncIterable<readonly LoggedMessage[]> {
     const sequences = await this.ask({ op: 'ofSubject', stream, subject });
     yield* this.read(stream, sequences as number[]);
+  }
+
+  take(signal: AbortSignal): AsyncIterable<Taken> {
+    const hand = new Hand();
+    const end = AbortSignal.any([signal, this.ending.signal]);
+    return hand.handOut(this.queue.offers(hand, end), end);
+  }
+
+  async backlog(): Promise<Backlog> {
+    const { oldest, ...backlog } = (await this.ask({ op: 'backlog', stream: QUEUE })) as StoredBacklog;
+    return {
+      ...backlog,
+      oldestMs: oldest === undefined ? undefined : Math.max(0, Date.now() - Number(oldest)),
+    };
   }
 
   /** The folder has one process, and so every work one leader. */

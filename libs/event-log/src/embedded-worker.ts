@@ -16,6 +16,8 @@ export interface StreamSettings {
   readonly name: string;
   readonly keepPerSubject?: number;
   readonly keepForMs?: number;
+  /** Only of the queue: what is done is taken out, and beyond this the oldest is dropped. */
+  readonly keepBytes?: number;
 }
 
 export interface WorkerSettings {
@@ -30,6 +32,14 @@ export interface StoredMessage {
   readonly time: number;
 }
 
+export interface StoredBacklog {
+  readonly messages: number;
+  readonly bytes: number;
+  readonly dropped: number;
+  /** When the oldest was appended. */
+  readonly oldest: unknown;
+}
+
 export type Request =
   | {
       op: 'append';
@@ -41,6 +51,8 @@ export type Request =
     }
   | { op: 'remember'; name: string; value: string }
   | { op: 'recall'; name: string }
+  | { op: 'done'; stream: string; sequence: number }
+  | { op: 'backlog'; stream: string }
   | { op: 'head'; stream: string }
   | { op: 'after'; stream: string; sequence: number }
   | { op: 'lastOfSubjects'; stream: string; prefix: string }
@@ -63,8 +75,10 @@ export type Opened =
 const PORTION_MESSAGES = 500;
 const PORTION_BYTES = 4 * 1024 * 1024;
 const TRIM_EVERY_MS = 60_000;
+/** How long the id of a message is known after it was taken out of the queue. */
+const KNOWN_FOR_MS = 120_000;
 
-type Write = Extract<Request, { op: 'append' | 'remember' }>;
+type Write = Extract<Request, { op: 'append' | 'remember' | 'done' }>;
 type Read = Exclude<Request, Write | { op: 'close' }>;
 
 class LogFile {
@@ -73,6 +87,8 @@ class LogFile {
   private readonly statements = new Map<string, StatementSync>();
   private readonly tables = new Map<string, StreamSettings>();
   private trimmedAt = 0;
+  /** Of the queue: what waits in it, and how many messages its bounds have cost. */
+  private queued = { bytes: 0, dropped: 0 };
 
   constructor(database: DatabaseSync, streams: readonly StreamSettings[]) {
     this.database = database;
@@ -95,21 +111,27 @@ class LogFile {
       `);
       this.sql('INSERT OR IGNORE INTO streams VALUES (?, ?)').run(name, randomUUID());
       this.epochs[name] = String(this.sql('SELECT epoch FROM streams WHERE name = ?').get(name)?.['epoch']);
+      if (stream.keepBytes !== undefined) {
+        database.exec(
+          `CREATE TABLE IF NOT EXISTS ${name}_done (id TEXT PRIMARY KEY, sequence INTEGER, time INTEGER) STRICT`,
+        );
+        this.queued.bytes = this.number(`SELECT sum(octet_length(body)) AS n FROM ${name}`);
+      }
     }
   }
 
   /** All in one transaction; one answer for each. */
   write(requests: readonly Write[]): Response[] {
+    const { queued } = this;
     try {
       this.database.exec('BEGIN IMMEDIATE');
-      const responses = requests.map((request) =>
-        request.op === 'append' ? this.append(request) : this.remember(request),
-      );
+      const responses = requests.map((request) => this.change(request));
       this.trim();
       this.database.exec('COMMIT');
       return responses;
     } catch (error) {
       if (this.database.isTransaction) this.database.exec('ROLLBACK');
+      this.queued = queued;
       const reason = error instanceof Error ? error.message : String(error);
       return requests.map(() => ({ ok: false, error: 'failed', reason }));
     }
@@ -117,6 +139,7 @@ class LogFile {
 
   read(request: Read): Response {
     try {
+      if ('stream' in request && this.keepBytes(request.stream) !== undefined) this.write([]);
       return { ok: true, value: this.answer(request) };
     } catch (error) {
       return { ok: false, error: 'failed', reason: error instanceof Error ? error.message : String(error) };
@@ -127,6 +150,17 @@ class LogFile {
     this.database.close();
   }
 
+  private change(request: Write): Response {
+    switch (request.op) {
+      case 'append':
+        return this.append(request);
+      case 'remember':
+        return this.remember(request);
+      case 'done':
+        return this.done(request);
+    }
+  }
+
   private append({
     stream,
     subject,
@@ -135,7 +169,10 @@ class LogFile {
     expectedSequence,
   }: Extract<Write, { op: 'append' }>): Response {
     const table = this.table(stream);
-    const repeated = this.sql(`SELECT sequence FROM ${table} WHERE id = ?`).get(id);
+    const isQueue = this.keepBytes(stream) !== undefined;
+    const repeated =
+      this.sql(`SELECT sequence FROM ${table} WHERE id = ?`).get(id) ??
+      (isQueue ? this.sql(`SELECT sequence FROM ${table}_done WHERE id = ?`).get(id) : undefined);
     if (repeated) return { ok: true, value: repeated['sequence'] };
     if (expectedSequence !== undefined) {
       const actual = this.number(`SELECT max(sequence) AS n FROM ${table} WHERE subject = ?`, subject);
@@ -144,6 +181,7 @@ class LogFile {
     const { lastInsertRowid } = this.sql(
       `INSERT INTO ${table} (subject, id, time, body) VALUES (?, ?, ?, ?)`,
     ).run(subject, id, Date.now(), body);
+    if (isQueue) this.count(Buffer.byteLength(body));
     const keep = this.tables.get(stream)?.keepPerSubject;
     if (keep !== undefined) {
       this.sql(
@@ -162,11 +200,47 @@ class LogFile {
     return { ok: true, value: undefined };
   }
 
+  private done({ stream, sequence }: Extract<Write, { op: 'done' }>): Response {
+    const table = this.table(stream);
+    const gone = this.sql(
+      `DELETE FROM ${table} WHERE sequence = ? RETURNING id, octet_length(body) AS bytes`,
+    ).get(sequence);
+    if (gone) {
+      this.count(-Number(gone['bytes']));
+      this.sql(`INSERT OR REPLACE INTO ${table}_done VALUES (?, ?, ?)`).run(
+        String(gone['id']),
+        sequence,
+        Date.now(),
+      );
+    }
+    return { ok: true, value: undefined };
+  }
+
+  private count(bytes: number, dropped = 0): void {
+    this.queued = { bytes: this.queued.bytes + bytes, dropped: this.queued.dropped + dropped };
+  }
+
   private trim(): void {
-    if (Date.now() - this.trimmedAt < TRIM_EVERY_MS) return;
-    this.trimmedAt = Date.now();
-    for (const { name, keepForMs } of this.tables.values()) {
-      if (keepForMs !== undefined) this.sql(`DELETE FROM ${name} WHERE time < ?`).run(Date.now() - keepForMs);
+    const now = Date.now();
+    const isTime = now - this.trimmedAt >= TRIM_EVERY_MS;
+    if (isTime) this.trimmedAt = now;
+    for (const { name, keepForMs = Number.POSITIVE_INFINITY, keepBytes } of this.tables.values()) {
+      if (keepBytes !== undefined) this.dropOldest(name, now - keepForMs, keepBytes);
+      else if (isTime && keepForMs < now) this.sql(`DELETE FROM ${name} WHERE time < ?`).run(now - keepForMs);
+      if (isTime && keepBytes !== undefined) {
+        this.sql(`DELETE FROM ${name}_done WHERE time < ?`).run(now - KNOWN_FOR_MS);
+      }
+    }
+  }
+
+  private dropOldest(queue: string, since: number, keepBytes: number): void {
+    for (;;) {
+      const oldest = this.sql(
+        `SELECT sequence, time, octet_length(body) AS bytes FROM ${queue} ORDER BY sequence LIMIT 1`,
+      ).get();
+      if (!oldest || (Number(oldest['time']) >= since && this.queued.bytes <= keepBytes)) return;
+      this.sql(`DELETE FROM ${queue} WHERE sequence = ?`).run(Number(oldest['sequence']));
+      this.count(-Number(oldest['bytes']), 1);
     }
   }
 
@@ -178,6 +252,12 @@ class LogFile {
     switch (request.op) {
       case 'head':
         return this.number('SELECT seq AS n FROM sqlite_sequence WHERE name = ?', table);
+      case 'backlog':
+        return {
+          ...this.queued,
+          messages: this.number(`SELECT count(*) AS n FROM ${table}`),
+          oldest: this.sql(`SELECT time FROM ${table} ORDER BY sequence LIMIT 1`).get()?.['time'],
+        } satisfies StoredBacklog;
       case 'after':
         return this.portion(
           `SELECT sequence, subject, body, time FROM ${table} WHERE sequence > ? ORDER BY sequence LIMIT ${PORTION_MESSAGES}`,
@@ -224,6 +304,10 @@ class LogFile {
 
   private number(sql: string, ...parameters: string[]): number {
     return Number(this.sql(sql).get(...parameters)?.['n'] ?? 0);
+  }
+
+  private keepBytes(stream: string): number | undefined {
+    return this.tables.get(stream)?.keepBytes;
   }
 
   private table(stream: string): string {
@@ -274,7 +358,7 @@ function serve(port: NonNullable<typeof parentPort>, log: LogFile, guard: Databa
     batch.forEach(({ call }, i) => port.postMessage({ call, response: responses[i] }));
   };
   port.on('message', ({ call, request }: { call: number; request: Request }) => {
-    if (request.op === 'append' || request.op === 'remember') {
+    if (request.op === 'append' || request.op === 'remember' || request.op === 'done') {
       if (waiting.push({ call, request }) === 1) setImmediate(flush);
       return;
     }

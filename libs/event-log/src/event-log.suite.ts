@@ -3,14 +3,16 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import {
   type EventLog,
   type LoggedMessage,
+  type MetricsBounds,
   type NewMessage,
+  type Taken,
   UnexpectedSequence,
   UnknownEpoch,
 } from './index.js';
 
 /** A log under test, and the means to close and open it again with what it holds. */
 export interface LogUnderTest {
-  open(): Promise<EventLog>;
+  open(metrics?: MetricsBounds): Promise<EventLog>;
   dispose(): Promise<void>;
 }
 
@@ -241,6 +243,174 @@ export function eventLogContract(adapter: string, create: () => Promise<LogUnder
       it('of a name that was never used is nothing', async () => {
         expect(await log.recall('projector')).toBeUndefined();
       });
+    });
+
+    describe('the queue', () => {
+      const put = (body: string, id = body) =>
+        log.append('FF_METRICS', { subject: 'ff.metrics.v1.dev', id, body });
+      const putAll = (count: number) => Promise.all(Array.from({ length: count }, (_, i) => put(String(i))));
+      const taker = (signal = stop.signal) => {
+        const taking = log.take(signal)[Symbol.asyncIterator]();
+        return async (): Promise<Taken> => {
+          const { done, value } = await taking.next();
+          if (done) throw new Error('there is nothing more to take');
+          return value;
+        };
+      };
+      const takeSome = async (count: number, next: () => Promise<Taken>) => {
+        const taken: Taken[] = [];
+        while (taken.length < count) taken.push(await next());
+        return taken;
+      };
+      const numbers = (count: number) => Array.from({ length: count }, (_, i) => String(i));
+      const inOrder = (taken: readonly { body: string }[]) =>
+        taken.map(({ body }) => body).toSorted((a, b) => Number(a) - Number(b));
+
+      it('hands out what is there, and what comes, about in the order in which it came', async () => {
+        const before = Date.now();
+        await put('0');
+        const next = taker();
+        const first = await next();
+        expect(first).toMatchObject({ subject: 'ff.metrics.v1.dev', body: '0' });
+        expect(first.time).toBeGreaterThanOrEqual(before);
+        await put('1');
+        await put('2');
+        expect((await takeSome(2, next)).map(({ body }) => body)).toEqual(['1', '2']);
+      });
+
+      it('loses what is done, for good', async () => {
+        await put('0');
+        await (await taker()()).done();
+        expect(await log.backlog()).toMatchObject({ messages: 0, bytes: 0, oldestMs: undefined });
+        await reopen();
+        await put('1');
+        expect((await taker()()).body).toBe('1');
+      });
+
+      it('hands out again what was not done, after a restart', async () => {
+        await putAll(5);
+        const [first] = await takeSome(3, taker());
+        await first?.done();
+        await reopen();
+        expect(inOrder(await takeSome(4, taker()))).toEqual(['1', '2', '3', '4']);
+      });
+
+      it('hands out what was given back, and no sooner than was asked', async () => {
+        await put('0');
+        const next = taker();
+        const since = performance.now();
+        await (await next()).back(500);
+        await put('1');
+        expect((await next()).body).toBe('1');
+        const again = await next();
+        expect(again.body).toBe('0');
+        expect(performance.now() - since).toBeGreaterThanOrEqual(490);
+        await again.back();
+        expect((await next()).body).toBe('0');
+      });
+
+      it('leaves what is kept with its taker', async () => {
+        await put('0');
+        const mine = await taker()();
+        await mine.keep();
+        await put('1');
+        expect((await taker()()).body).toBe('1');
+        await mine.done();
+        expect(await log.backlog()).toMatchObject({ messages: 1 });
+      });
+
+      it('never hands one message to two takers', async () => {
+        await putAll(600);
+        const taken: Taken[] = [];
+        const enough = new AbortController();
+        const takeAll = async () => {
+          for await (const message of log.take(enough.signal))
+            if (taken.push(message) === 600) enough.abort();
+        };
+        await Promise.all([takeAll(), takeAll(), takeAll()]);
+        expect(inOrder(taken)).toEqual(numbers(600));
+        await Promise.all(taken.map((message) => message.done()));
+        expect(await log.backlog()).toMatchObject({ messages: 0 });
+      });
+
+      it('hands no more than 2,000 messages to one taker, and more when some are done', async () => {
+        await putAll(2100);
+        const [one, other] = [taker(), taker()];
+        const mine = await takeSome(2000, one);
+        let more: Taken | undefined;
+        const another = one().then((message) => (more = message));
+        const rest = await takeSome(100, other);
+        expect(more).toBeUndefined();
+        expect(inOrder([...mine, ...rest])).toEqual(numbers(2100));
+        await mine[0]?.done();
+        await put('2100');
+        expect((await another).body).toBe('2100');
+      });
+
+      it('gives to others what a taker that stops has not looked at', async () => {
+        await putAll(10);
+        const mine = new AbortController();
+        const next = taker(mine.signal);
+        const first = await next();
+        mine.abort();
+        await expect(next()).rejects.toThrow('nothing more');
+        expect(inOrder(await takeSome(9, taker()))).toEqual(['1', '2', '3', '4', '5', '6', '7', '8', '9']);
+        await first.done();
+        expect(await log.backlog()).toMatchObject({ messages: 9 });
+      });
+
+      it('takes a message once for one id, when it is done already, too', async () => {
+        await put('0', 'id');
+        await put('0', 'id');
+        expect(await log.backlog()).toMatchObject({ messages: 1 });
+        await (await taker()()).done();
+        await put('0', 'id');
+        expect(await log.backlog()).toMatchObject({ messages: 0 });
+      });
+
+      it('tells what waits in it', async () => {
+        expect(await log.backlog()).toMatchObject({ messages: 0, bytes: 0 });
+        await put('x'.repeat(1000));
+        await put('y'.repeat(1000));
+        const { messages, bytes, oldestMs } = await log.backlog();
+        expect(messages).toBe(2);
+        expect(bytes).toBeGreaterThanOrEqual(2000);
+        expect(oldestMs).toBeGreaterThanOrEqual(0);
+      });
+
+      it('drops the oldest when there is too much', async () => {
+        await reopenWith({ keepForMs: 60_000, keepBytes: 10_000 });
+        for (let i = 0; i < 20; i++) await put(`${i}`.padEnd(1000), String(i));
+        const { messages, bytes, dropped } = await log.backlog();
+        expect(bytes).toBeLessThanOrEqual(10_000);
+        expect(messages).toBeGreaterThan(1);
+        expect([undefined, 20 - messages]).toContain(dropped);
+        const kept = await takeSome(messages, taker());
+        expect(kept.map(({ body }) => body.trim())).toEqual(numbers(20).slice(-messages));
+      });
+
+      it('drops what is too old', async () => {
+        await reopenWith({ keepForMs: 200, keepBytes: 10_000 });
+        await put('0');
+        while ((await log.backlog()).messages > 0);
+        expect([undefined, 1]).toContain((await log.backlog()).dropped);
+        await put('1');
+        expect((await taker()()).body).toBe('1');
+      });
+
+      it('is left when the log is closed', async () => {
+        const taking = Array.fromAsync(log.take(stop.signal));
+        await log.close();
+        expect(await taking).toEqual([]);
+      });
+
+      /** A queue that is there already keeps its bounds. */
+      const reopenWith = async (metrics: MetricsBounds) => {
+        await log.close();
+        await subject.dispose();
+        subject = await create();
+        log = await subject.open(metrics);
+      };
     });
 
     it('is reachable while it is open', () => {

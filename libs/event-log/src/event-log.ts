@@ -1,13 +1,23 @@
 import type { Position } from '#libs/domain';
 
-/** The streams of the log; their names are a public contract. */
-export type StreamName = keyof typeof STREAMS;
-
-/** What each stream keeps: the newest messages of every subject, or all messages of a time. */
+/** The streams that are read in order, and what each keeps: the newest messages of a subject, or all of a time. */
 export const STREAMS = {
   FF_FACTS: { keepPerSubject: 64 },
   FF_CHANGES: { keepForMs: 7 * 24 * 3600 * 1000 },
 } as const satisfies Record<string, { readonly keepPerSubject: number } | { readonly keepForMs: number }>;
+
+export type OrderedStream = keyof typeof STREAMS;
+
+/** The streams of the log; their names are a public contract. The metrics are a queue: who has done a message takes it out. */
+export type StreamName = OrderedStream | 'FF_METRICS';
+
+/** What of the metrics may wait. Beyond that the oldest are dropped. */
+export interface MetricsBounds {
+  readonly keepForMs: number;
+  readonly keepBytes: number;
+}
+
+export const METRICS_BOUNDS: MetricsBounds = { keepForMs: 24 * 3600 * 1000, keepBytes: 1024 ** 3 };
 
 export interface NewMessage {
   readonly subject: string;
@@ -24,6 +34,30 @@ export interface LoggedMessage {
   readonly position: Position;
   /** When it was appended, in ms since the epoch. */
   readonly time: number;
+}
+
+/** A message of the queue in the hands of one taker. */
+export interface Taken {
+  readonly subject: string;
+  readonly body: string;
+  /** When it was appended, in ms since the epoch. */
+  readonly time: number;
+  /** It is dealt with, and gone for good once this resolves. If this fails, it may or may not come again. */
+  done(): Promise<void>;
+  /** Gives it to anybody, after a delay. */
+  back(delayMs?: number): Promise<void>;
+  /** Still at it: the taker has it for another 30 s. */
+  keep(): Promise<void>;
+}
+
+/** What waits in the queue, those in somebody's hands included. */
+export interface Backlog {
+  readonly messages: number;
+  readonly bytes: number;
+  /** How long the oldest has been waiting. */
+  readonly oldestMs?: number | undefined;
+  /** How many were dropped for the bounds since the log was opened; undefined if the log cannot tell. */
+  readonly dropped: number | undefined;
 }
 
 /** Somebody else has written to the subject: the append was refused, and what it was decided on is out of date. */
@@ -80,7 +114,7 @@ export abstract class EventLog {
    * Throws UnknownEpoch if the position is not of this stream.
    */
   abstract tail(
-    stream: StreamName,
+    stream: OrderedStream,
     after: Position | undefined,
     signal: AbortSignal,
   ): AsyncIterable<readonly LoggedMessage[]>;
@@ -89,10 +123,21 @@ export abstract class EventLog {
    * The last message of every subject that starts with the prefix, in the order of the stream. Messages that are
    * appended meanwhile may show or not: take `head` first, and tail from there, to miss none.
    */
-  abstract latest(stream: StreamName, subjectPrefix?: string): AsyncIterable<readonly LoggedMessage[]>;
+  abstract latest(stream: OrderedStream, subjectPrefix?: string): AsyncIterable<readonly LoggedMessage[]>;
 
   /** All messages of a subject that are kept, oldest first. */
-  abstract history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]>;
+  abstract history(stream: OrderedStream, subject: string): AsyncIterable<readonly LoggedMessage[]>;
+
+  /**
+   * Messages of the queue, about in the order in which they were appended. Each is in the hands of one taker at a time.
+   * One about which its taker says nothing for 30 s, or whose taker has gone, is given to another, or to the same again.
+   * When the log is closed, what is still in a taker's hands is given back.
+   *
+   * No more than 2,000 messages and about 64 MiB are in the hands of one taker: more come when some are done or back.
+   */
+  abstract take(signal: AbortSignal): AsyncIterable<Taken>;
+
+  abstract backlog(): Promise<Backlog>;
 
   /**
    * Waits until nobody else does the work of that name, and takes it over. Whoever leads and dies is followed by

@@ -1,13 +1,18 @@
 export { EventLogModule } from './event-log.module.js';
 export { EmbeddedEventLog } from './embedded-event-log.js';
 export {
+  type Backlog,
   EventLog,
   type LoggedMessage,
   LogUnreachable,
   MessageTooLarge,
+  METRICS_BOUNDS,
+  type MetricsBounds,
   type NewMessage,
+  type OrderedStream,
   type StreamName,
   STREAMS,
+  type Taken,
   UnexpectedSequence,
   UnknownEpoch,
 } from './event-log.js';

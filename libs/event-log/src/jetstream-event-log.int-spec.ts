@@ -7,15 +7,15 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
+import { jetstream, type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { connect, type NatsConnection, nkeys } from '@nats-io/transport-node';
 import { Logger, type LoggerService } from '@nestjs/common';
 
 import { StartupError } from '#libs/service';
 
 import { eventLogContract } from './event-log.suite.js';
-import { type EventLog, LogUnreachable, MessageTooLarge, UnknownEpoch } from './index.js';
+import { type EventLog, LogUnreachable, MessageTooLarge, type MetricsBounds, UnknownEpoch } from './index.js';
 import { JetStreamEventLog, type JetStreamOptions } from './jetstream-event-log.js';
 
 /** A server of its own, on a port that it keeps. */
@@ -47,6 +47,7 @@ class NatsServer {
     );
     this.process = spawn('nats-server', ['-c', file], { stdio: 'ignore' });
     for (let up = false; !up;) {
+      if (this.process.exitCode !== null) throw new Error(`nats-server does not take ${file}`);
       const socket = dial(this.port, '127.0.0.1');
       up = await Promise.race([
         once(socket, 'data').then(() => true),
@@ -95,6 +96,49 @@ const listener: LoggerService = { log: listen, warn: listen, error: listen };
 beforeAll(() => Logger.overrideLogger(listener));
 beforeEach(() => void said.splice(0));
 
+type KeyPair = ReturnType<typeof nkeys.createUser>;
+
+/** A server that trusts an operator's key, and what a user of it shows. */
+function operatorMode(): { configuration: string; credentials: string } {
+  const [operator, account, system, user] = [
+    nkeys.createOperator(),
+    nkeys.createAccount(),
+    nkeys.createAccount(),
+    nkeys.createUser(),
+  ];
+  const token = (type: string, signer: KeyPair, subject: KeyPair, rights: object) => {
+    const claims = {
+      iss: signer.getPublicKey(),
+      sub: subject.getPublicKey(),
+      iat: Math.floor(Date.now() / 1000),
+      nats: { type, version: 2, ...rights },
+    };
+    const signed = [{ typ: 'JWT', alg: 'ed25519-nkey' }, claims]
+      .map((part) => Buffer.from(JSON.stringify(part)).toString('base64url'))
+      .join('.');
+    return `${signed}.${Buffer.from(signer.sign(Buffer.from(signed))).toString('base64url')}`;
+  };
+  const connections = { subs: -1, data: -1, payload: -1, conn: -1 };
+  const storage = { mem_storage: -1, disk_storage: -1, streams: -1, consumer: -1 };
+  const preloaded = (key: KeyPair, limits: object) =>
+    `${key.getPublicKey()}: ${token('account', operator, key, { limits })}`;
+  const show = (name: string, content: string) =>
+    `-----BEGIN ${name}-----\n${content}\n------END ${name}------\n`;
+  return {
+    configuration: `
+      operator: ${token('operator', operator, operator, {})}
+      system_account: ${system.getPublicKey()}
+      resolver: MEMORY
+      resolver_preload: {
+        ${preloaded(account, { ...connections, ...storage })}
+        ${preloaded(system, connections)}
+      }`,
+    credentials:
+      show('NATS USER JWT', token('user', account, user, connections)) +
+      show('USER NKEY SEED', Buffer.from(user.getSeed()).toString()),
+  };
+}
+
 const message = (body: string, id = body) => ({ subject: 'ff.facts.v1.dev.flag.a', id, body });
 const forever = () => new AbortController().signal;
 /** Resolves once it is so; the test runs out of time if it never is. */
@@ -104,7 +148,12 @@ const until = async (isSo: () => boolean) => {
 
 describe('The log of a server that runs', () => {
   let server: NatsServer;
-  const open = () => JetStreamEventLog.open({ servers: `nats://${server.address}`, replicas: 1 });
+  const open = (metrics?: MetricsBounds) =>
+    JetStreamEventLog.open({
+      servers: `nats://${server.address}`,
+      replicas: 1,
+      ...(metrics && { metrics }),
+    });
   const clear = () =>
     server.asAdministrator(async ({ streams }) => {
       for await (const { config } of streams.list()) await streams.delete(config.name);
@@ -196,6 +245,65 @@ describe('The log of a server that runs', () => {
       expect(seen).toEqual(['1', '2']);
       stop.abort();
       await reading;
+      await log.close();
+    });
+  });
+
+  describe('The queue of JetStream', () => {
+    afterEach(clear);
+    const put = (log: EventLog, body: string) =>
+      log.append('FF_METRICS', { subject: 'ff.metrics.v1.dev', id: body, body });
+    const takeOne = async (log: EventLog) => {
+      for await (const taken of log.take(forever())) return taken;
+      throw new Error('there is nothing more to take');
+    };
+    /** 30 s is long for a test. */
+    const shorten = (ackWaitMs: number) =>
+      server.asAdministrator(({ consumers }) =>
+        consumers.update('FF_METRICS', 'metrics-forwarder', { ack_wait: ackWaitMs * 1_000_000 }),
+      );
+
+    it('gives to another what somebody took who then died', async () => {
+      const log = await open();
+      await put(log, '0');
+      await (await takeOne(log)).back();
+      await shorten(1000);
+      await server.asAdministrator(async (_, connection) => {
+        const dying = await jetstream(connection).consumers.get('FF_METRICS', 'metrics-forwarder');
+        expect((await dying.next())?.string()).toBe('0');
+      });
+      expect((await takeOne(log)).body).toBe('0');
+      await log.close();
+    });
+
+    it('leaves a message with who says that it is still at it', async () => {
+      const [one, two] = [await open(), await open()];
+      await put(one, '0');
+      const mine = await takeOne(one);
+      await mine.back();
+      await shorten(2000);
+      const again = await takeOne(one);
+      let other: string | undefined;
+      const others = takeOne(two).then(({ body }) => (other = body));
+      for (const since = performance.now(); performance.now() - since < 4000; await delay(200))
+        await again.keep();
+      expect(other).toBeUndefined();
+      await put(one, '1');
+      await others;
+      expect(other).toBe('1');
+      await one.close();
+      await two.close();
+    });
+
+    it('is handed out again when somebody deletes the consumer that it is taken with', async () => {
+      const log = await open();
+      await put(log, '0');
+      const taking = log.take(forever())[Symbol.asyncIterator]();
+      await (await taking.next()).value?.done();
+      const next = taking.next();
+      await server.asAdministrator(({ consumers }) => consumers.delete('FF_METRICS', 'metrics-forwarder'));
+      await put(log, '1');
+      expect((await next).value?.body).toBe('1');
       await log.close();
     });
   });
@@ -343,6 +451,40 @@ describe('When the server', () => {
     expect((await log.lead('ingestor', stop.signal)).aborted).toBe(false);
   });
 
+  it('comes back, what was taken before can be done, and is done', async () => {
+    await server.start();
+    await open();
+    const taking = log.take(stop.signal)[Symbol.asyncIterator]();
+    for (const body of ['0', '1']) {
+      await log.append('FF_METRICS', { subject: 'ff.metrics.v1.dev', id: body, body });
+    }
+    const first = (await taking.next()).value;
+    await server.stop('SIGKILL');
+    await server.start();
+    await first?.done();
+    expect(await log.backlog()).toMatchObject({ messages: 1 });
+    expect((await taking.next()).value?.body).toBe('1');
+  });
+
+  it('comes back without its data, what was taken before does not stand for what came after', async () => {
+    await server.start();
+    await open();
+    const taking = log.take(stop.signal)[Symbol.asyncIterator]();
+    const put = (body: string) => log.append('FF_METRICS', { subject: 'ff.metrics.v1.dev', id: body, body });
+    await put('before');
+    const before = (await taking.next()).value;
+    await server.stop();
+    await server.wipe();
+    await server.start();
+    await put('after');
+    const after = (await taking.next()).value;
+    expect(after?.body).toBe('after');
+    await before?.done();
+    expect(await log.backlog()).toMatchObject({ messages: 1 });
+    await after?.done();
+    expect(await log.backlog()).toMatchObject({ messages: 0 });
+  });
+
   it('stops answering for a while, appends fail meanwhile, and then all goes on without loss or repeat', async () => {
     await server.start();
     await open();
@@ -406,6 +548,17 @@ describe('When the server', () => {
       await open({ servers: `nats://t0ken@${server.address}` });
       await append('1');
     });
+  });
+
+  it('lets in who has a credentials file, the log shows that file, as it is then', async () => {
+    const { configuration, credentials } = operatorMode();
+    const credentialsFile = join(server.folder, 'relay.creds');
+    await server.start(configuration);
+    await open({ credentialsFile });
+    await expect(append('1')).rejects.toThrow(`no such file or directory, open '${credentialsFile}'`);
+    await writeFile(credentialsFile, credentials);
+    await until(() => log.reachable);
+    await append('1');
   });
 
   it('has no TLS and is asked for it, it is not spoken to', async () => {

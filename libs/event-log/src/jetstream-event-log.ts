@@ -6,6 +6,7 @@ import { setImmediate as immediate, setTimeout as delay } from 'node:timers/prom
 import {
   AckPolicy,
   type ConsumerConfig,
+  type ConsumerInfo,
   type ConsumerMessages,
   DeliverPolicy,
   DiscardPolicy,
@@ -37,15 +38,21 @@ import type { Position } from '#libs/domain';
 import { StartupError } from '#libs/service';
 
 import {
+  type Backlog,
   EventLog,
   type LoggedMessage,
   MessageTooLarge,
+  METRICS_BOUNDS,
+  type MetricsBounds,
   type NewMessage,
+  type OrderedStream,
   type StreamName,
   STREAMS,
+  type Taken,
   UnexpectedSequence,
   UnknownEpoch,
 } from './event-log.js';
+import { Hand, type Offer, TAKEN_FOR_MS } from './hand.js';
 import { KeptConnection, Refused, type Session } from './kept-connection.js';
 import { durabilityWarning, isOlder } from './nats-durability.js';
 
@@ -61,9 +68,18 @@ export interface JetStreamOptions {
   readonly credentialsFile?: string | undefined;
   /** Where the server tells about itself (`http://nats:8222`), to learn whether it flushes what it acknowledges. */
   readonly monitorUrl?: string | undefined;
+  readonly metrics?: MetricsBounds;
 }
 
-const SUBJECTS: Record<StreamName, string> = { FF_FACTS: 'ff.facts.v1.>', FF_CHANGES: 'ff.changes.v1.>' };
+const QUEUE = 'FF_METRICS';
+/** The consumer that all takers share. */
+const TAKERS = 'metrics-forwarder';
+const SUBJECTS: Record<StreamName, string> = {
+  FF_FACTS: 'ff.facts.v1.>',
+  FF_CHANGES: 'ff.changes.v1.>',
+  FF_METRICS: 'ff.metrics.v1.>',
+};
+const NAMES = Object.keys(SUBJECTS) as StreamName[];
 const NOTES = 'ff_notes';
 const LEASES = 'ff_leases';
 /** What a lease says of who holds it, for people who look. */
@@ -85,6 +101,11 @@ const RETRY_MS = 250;
 /** A reader's consumer tells the client that often that it is there, and is gone that long after it was last asked. */
 const CONSUMER_HEARTBEAT_MS = 2000;
 const CONSUMER_KEPT_MS = 60_000;
+/** One request for messages of the queue: how many, and how long the server has it. */
+const PULL_MESSAGES = 100;
+const PULL_MS = { one: 5000, most: 1000 };
+/** How many messages may be out to all takers together. */
+const MOST_TAKEN = 20_000;
 
 /** Errors of the client that tell of the connection and not of what was asked for. */
 const AWAY = [
@@ -127,6 +148,8 @@ export class JetStreamEventLog extends EventLog {
   private readonly asking = new Map<StreamName, Promise<string>>();
   /** Appends without an answer yet, and leases that are held. */
   private readonly unfinished = new Set<Promise<unknown>>();
+  /** Of those who take, or have something still. */
+  private readonly hands = new Set<Hand>();
   private readonly said = new Set<string>();
   private answering = false;
 
@@ -174,7 +197,7 @@ export class JetStreamEventLog extends EventLog {
   }
 
   tail(
-    stream: StreamName,
+    stream: OrderedStream,
     after: Position | undefined,
     signal: AbortSignal,
   ): AsyncIterable<readonly LoggedMessage[]> {
@@ -185,19 +208,44 @@ export class JetStreamEventLog extends EventLog {
     return this.read(stream, from, after, AbortSignal.any([signal, this.ending.signal]));
   }
 
-  latest(stream: StreamName, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
+  latest(stream: OrderedStream, subjectPrefix = ''): AsyncIterable<readonly LoggedMessage[]> {
     return this.read(stream, () => ({
       deliver_policy: DeliverPolicy.LastPerSubject,
       filter_subject: subjectPrefix ? `${subjectPrefix}>` : SUBJECTS[stream],
     }));
   }
 
-  history(stream: StreamName, subject: string): AsyncIterable<readonly LoggedMessage[]> {
+  history(stream: OrderedStream, subject: string): AsyncIterable<readonly LoggedMessage[]> {
     return this.read(stream, (sequence) => ({
       deliver_policy: DeliverPolicy.StartSequence,
       opt_start_seq: sequence + 1,
       filter_subject: subject,
     }));
+  }
+
+  async *take(signal: AbortSignal): AsyncIterable<Taken> {
+    const end = AbortSignal.any([signal, this.ending.signal]);
+    const hand = new Hand();
+    this.hands.add(hand);
+    try {
+      const arrivals = this.overConnections(end, (session) => this.pull(session, hand, end));
+      yield* hand.handOut(arrivals, end);
+    } finally {
+      if (hand.isEmpty) this.hands.delete(hand);
+    }
+  }
+
+  backlog(): Promise<Backlog> {
+    return this.finish(async (session) => {
+      const { messages, bytes, first_ts: oldest } = (await this.ensure(session, QUEUE)).state;
+      return {
+        messages,
+        bytes,
+        oldestMs: messages > 0 ? Math.max(0, Date.now() - Date.parse(oldest)) : undefined,
+        // The server does not tell a message that it dropped from one that was done.
+        dropped: undefined,
+      };
+    });
   }
 
   async lead(work: string, signal: AbortSignal): Promise<AbortSignal> {
@@ -232,6 +280,7 @@ export class JetStreamEventLog extends EventLog {
 
   async close(): Promise<void> {
     this.ending.abort();
+    await Promise.allSettled([...this.hands].map((hand) => hand.giveBack()));
     await Promise.allSettled(this.unfinished);
     await this.connection.current?.connection.close();
   }
@@ -332,26 +381,43 @@ export class JetStreamEventLog extends EventLog {
   ): AsyncIterable<readonly LoggedMessage[]> {
     const stop = end ?? this.ending.signal;
     let at = after;
-    let begun = false;
-    while (!stop.aborted) {
+    const portions = this.overConnections(stop, (session) =>
+      this.consume(session, stream, from(at?.sequence ?? 0), at, stop),
+    );
+    for await (const { epoch, messages, left } of portions) {
+      at ??= { epoch, sequence: 0 };
+      const { sequence } = at;
+      const fresh = messages.filter(({ seq }) => seq > sequence).map((message) => logged(message, epoch));
+      at = fresh.at(-1)?.position ?? at;
+      if (fresh.length > 0) yield fresh;
+      if (!end && left <= 0) return;
+    }
+  }
+
+  /**
+   * What `open` delivers over one connection, and then over the next, until `end`. What fails before anything has come is
+   * thrown, and UnknownEpoch.
+   */
+  private async *overConnections<T>(
+    end: AbortSignal,
+    open: (session: NatsSession) => AsyncIterable<T>,
+  ): AsyncIterable<T> {
+    let session: NatsSession | undefined;
+    for (let begun = false; !end.aborted;) {
       try {
-        const session = begun ? await this.connection.next(stop) : await this.connection.ready();
+        session = begun ? await this.connection.next(end) : await this.connection.ready();
         if (!session) return;
-        const portions = this.consume(session, stream, from(at?.sequence ?? 0), at, stop);
-        for await (const { epoch, messages, left } of portions) {
+        for await (const portion of open(session)) {
           begun = true;
-          at ??= { epoch, sequence: 0 };
-          const { sequence } = at;
-          const fresh = messages.filter(({ seq }) => seq > sequence).map((message) => logged(message, epoch));
-          at = fresh.at(-1)?.position ?? at;
-          if (fresh.length > 0) yield fresh;
-          if (!end && left <= 0) return;
+          yield portion;
         }
       } catch (error) {
-        if (stop.aborted) return;
+        if (end.aborted) return;
         if (!begun || error instanceof UnknownEpoch) throw this.explained(error);
+        if (!session?.lost.aborted)
+          this.once('warn', `Reading goes on anew after an error: ${String(error)}`);
       }
-      await delay(RETRY_MS, undefined, { signal: stop }).catch(() => undefined);
+      await delay(RETRY_MS, undefined, { signal: end }).catch(() => undefined);
     }
   }
 
@@ -408,6 +474,72 @@ export class JetStreamEventLog extends EventLog {
     }
   }
 
+  /** Messages of the queue as there is room in the hand. The first portion is empty. */
+  private async *pull(session: NatsSession, hand: Hand, end: AbortSignal): AsyncIterable<readonly Offer[]> {
+    const consumer = session.client.consumers.getConsumerFromInfo(await this.takers(session));
+    const { epoch } = this.incarnation(QUEUE);
+    const stops = AbortSignal.any([end, session.lost]);
+    yield [];
+    for (let waiting = 0; ;) {
+      await hand.untilRoom(stops);
+      if (stops.aborted) return;
+      // Never for more than there is: what else comes may go to others, who ask while this taker is at work.
+      const most = Math.min(hand.roomFor(session.connection.info?.max_payload ?? 1), PULL_MESSAGES, waiting);
+      const messages = await consumer.fetch(
+        most > 1 ? { max_messages: most, expires: PULL_MS.most } : { max_messages: 1, expires: PULL_MS.one },
+      );
+      const stop = () => messages.stop();
+      stops.addEventListener('abort', stop);
+      if (stops.aborted) stop();
+      const arrived = await Array.fromAsync(messages);
+      stops.removeEventListener('abort', stop);
+      waiting = arrived.at(-1)?.info.pending ?? 0;
+      const offers = arrived.map((message) => this.offer(message, epoch));
+      for (const offer of offers) hand.hold(offer);
+      yield offers;
+    }
+  }
+
+  private offer(message: JsMsg, epoch: string): Offer {
+    // Its type hides where the server hears of a message, which is needed to tell it over another connection.
+    const { reply } = message as JsMsg & { reply: string };
+    const tell = async (what: string) => {
+      const session = this.connection.current ?? (await this.connection.ready());
+      // In a stream that was made anew it would be about another message.
+      if (this.incarnation(QUEUE).epoch !== epoch) return;
+      await session.connection.request(reply, what, { timeout: ANSWER_MS });
+    };
+    const say = (what: string) =>
+      tell(what).catch((error: unknown) => {
+        throw this.explained(error);
+      });
+    return {
+      subject: message.subject,
+      body: message.string(),
+      time: timeOf(message),
+      done: () => say('+ACK'),
+      back: (delayMs) => say(delayMs > 0 ? `-NAK ${JSON.stringify({ delay: delayMs * MS_IN_NS })}` : '-NAK'),
+      keep: () => say('+WPI'),
+      // The server knows.
+      lapse: () => undefined,
+    };
+  }
+
+  /** The consumer that hands out the queue; made if it is not there. */
+  private async takers(session: NatsSession): Promise<ConsumerInfo> {
+    await this.ensure(session, QUEUE);
+    const { consumers } = session.manager;
+    return consumers.info(QUEUE, TAKERS).catch((error: unknown) => {
+      if (!isError(error, JetStreamApiCodes.ConsumerNotFound)) throw error;
+      return consumers.add(QUEUE, {
+        durable_name: TAKERS,
+        ack_policy: AckPolicy.Explicit,
+        ack_wait: TAKEN_FOR_MS * MS_IN_NS,
+        max_ack_pending: MOST_TAKEN,
+      });
+    });
+  }
+
   private async connect(options: ConnectionOptions): Promise<NatsSession> {
     const { credentialsFile } = this.options;
     const connection = await connect({
@@ -447,8 +579,7 @@ export class JetStreamEventLog extends EventLog {
   /** Makes the streams and buckets that are missing. */
   private async prepare({ client, manager }: Pick<NatsSession, 'client' | 'manager'>) {
     const { replicas } = this.options;
-    const streams = Object.keys(STREAMS) as StreamName[];
-    const infos = await Promise.all(streams.map((stream) => this.ensure({ manager }, stream)));
+    const infos = await Promise.all(NAMES.map((stream) => this.ensure({ manager }, stream)));
     for (const { config } of infos) this.warnOfSettings(config);
     const buckets = new Kvm(client);
     return {
@@ -504,16 +635,21 @@ export class JetStreamEventLog extends EventLog {
   }
 
   private settings(stream: StreamName): Partial<StreamConfig> & { name: string } {
-    const keep: { keepPerSubject?: number; keepForMs?: number } = STREAMS[stream];
+    const { metrics = METRICS_BOUNDS, replicas } = this.options;
+    const keep: { keepPerSubject?: number; keepForMs?: number; keepBytes?: number } = {
+      ...STREAMS,
+      [QUEUE]: metrics,
+    }[stream];
     return {
       name: stream,
       subjects: [SUBJECTS[stream]],
       storage: StorageType.File,
-      retention: RetentionPolicy.Limits,
+      retention: stream === QUEUE ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
       discard: DiscardPolicy.Old,
       max_msgs_per_subject: keep.keepPerSubject ?? -1,
       max_age: (keep.keepForMs ?? 0) * MS_IN_NS,
-      num_replicas: this.options.replicas,
+      max_bytes: keep.keepBytes ?? -1,
+      num_replicas: replicas,
       allow_direct: true,
     };
   }
@@ -527,6 +663,7 @@ export class JetStreamEventLog extends EventLog {
       'retention',
       'max_msgs_per_subject',
       'max_age',
+      'max_bytes',
       'num_replicas',
     ] as const;
     const differences = matters
@@ -580,18 +717,17 @@ function readServers(text: string): ConnectionOptions & { servers: string[] } {
 
 function refused(error: unknown): unknown {
   if (!(error instanceof AuthorizationError || error instanceof UserAuthenticationExpiredError)) return error;
-  return new Refused(
-    'it refuses the credentials. Check NATS_URL and its credentials, or the file that NATS_CREDS names',
-    { cause: error },
-  );
+  const advice = 'Check NATS_URL and its credentials, or the file that NATS_CREDS names';
+  return new Refused(`it refuses the credentials. ${advice}`, { cause: error });
+}
+
+function isError(error: unknown, ...codes: number[]): error is JetStreamApiError {
+  return error instanceof JetStreamApiError && codes.includes(error.code);
 }
 
 function isWrongSequence(error: unknown): error is JetStreamApiError {
   const { StreamWrongLastSequence, StreamWrongLastSequenceUnknown } = JetStreamApiCodes;
-  return (
-    error instanceof JetStreamApiError &&
-    (error.code === StreamWrongLastSequence || error.code === StreamWrongLastSequenceUnknown)
-  );
+  return isError(error, StreamWrongLastSequence, StreamWrongLastSequenceUnknown);
 }
 
 function expectPosition(stream: StreamName, info: StreamInfo, position: Position | undefined): void {
@@ -615,8 +751,12 @@ function logged(message: JsMsg, epoch: string): LoggedMessage {
     subject: message.subject,
     body: message.string(),
     position: { epoch, sequence: message.seq },
-    time: Number(message.timestampNanos / BigInt(MS_IN_NS)),
+    time: timeOf(message),
   };
+}
+
+function timeOf(message: JsMsg): number {
+  return Number(message.timestampNanos / BigInt(MS_IN_NS));
 }
 
 /** A consumer may be gone without a word, with the member of a cluster that had it. */

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 
 import { LogUnreachable } from './event-log.js';
+import { orEnd } from './or-end.js';
 
 /** What works over one connection, until that is lost. */
 export interface Session {
@@ -60,12 +61,7 @@ export class KeptConnection<S extends Session> {
 
   /** The connection, however long it takes; undefined if `end` comes first. */
   async next(end: AbortSignal): Promise<S | undefined> {
-    if (this.current || end.aborted) return this.current;
-    const done = new AbortController();
-    const ended = once(end, 'abort', { signal: done.signal }).catch(() => undefined);
-    const session = await Promise.race([this.arrival.promise, ended.then(() => undefined)]);
-    done.abort();
-    return session;
+    return this.current ?? orEnd(this.arrival.promise, end);
   }
 
   unreachable(cause: unknown): LogUnreachable {
@@ -119,5 +115,6 @@ export class KeptConnection<S extends Session> {
 }
 
 function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Error)) return String(error);
+  return error.name === 'TimeoutError' ? 'it does not answer' : error.message;
 }
