@@ -23,10 +23,11 @@ const binaries = join(root, 'node_modules', '.bin');
 /** The Node that the project pins; the machine's own may be older. */
 export const node = join(binaries, process.platform === 'win32' ? 'node.cmd' : 'node');
 
-export function prepare({ tests = false } = {}) {
+/** @param programs what else must be on the PATH, by its keys in PROGRAMS */
+export function prepare(programs = []) {
   installPackages();
   build();
-  if (tests) findPrograms();
+  findPrograms(programs);
 }
 
 function installPackages() {
@@ -58,42 +59,47 @@ function newestIn(path) {
   return Math.max(mtimeMs, ...readdirSync(path).map((name) => newestIn(join(path, name))));
 }
 
-/** What the tests run beside Node: any of the names will do. */
-const PROGRAMS = [
-  { names: ['chromium', 'chromium-browser', 'google-chrome'], setting: 'CHROMIUM_PATH', package: 'chromium' },
-  { names: ['nats-server'], package: 'nats-server' },
-  { names: ['redis-server'], package: 'redis-server' },
-];
+/** What runs beside Node, by its Debian package: any of the names will do. */
+const PROGRAMS = {
+  chromium: { names: ['chromium', 'chromium-browser', 'google-chrome'], setting: 'CHROMIUM_PATH' },
+  'nats-server': { names: ['nats-server'] },
+  'redis-server': { names: ['redis-server'] },
+};
 
 /** Installs the programs that are missing, where that is possible; else says which and how. */
-function findPrograms() {
-  const missing = PROGRAMS.filter(
-    ({ names, setting }) => !(setting && process.env[setting]) && !names.some(onPath),
-  );
+function findPrograms(programs) {
+  const missing = programs.filter((program) => {
+    const { names, setting } = PROGRAMS[program];
+    return !(setting && process.env[setting]) && !names.some(pathOf);
+  });
   if (missing.length === 0) return;
-  const packages = missing.map((program) => program.package);
-  if (onPath('apt-get') && process.getuid?.() === 0) {
-    console.log(`Installing ${packages.join(', ')} (once) …`);
+  if (pathOf('apt-get') && process.getuid?.() === 0) {
+    console.log(`Installing ${missing.join(', ')} (once) …`);
     run('apt-get', ['update', '-qq']);
-    run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages]);
+    run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing]);
     return;
   }
   console.error(
-    `The tests need programs that are not on the PATH: ${packages.join(', ')}. ` +
-      `Install them (Debian: sudo apt-get install ${packages.join(' ')}).`,
+    `These programs are needed and not on the PATH: ${missing.join(', ')}. ` +
+      `Install them (Debian: sudo apt-get install ${missing.join(' ')}; ` +
+      `macOS: brew install ${missing.join(' ').replaceAll('redis-server', 'redis')}).`,
   );
   process.exit(1);
 }
 
-function onPath(name) {
-  return (process.env.PATH ?? '').split(delimiter).some((folder) => {
-    try {
-      accessSync(join(folder, name), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
+/** Where a program is on the PATH; undefined if it is not. */
+export function pathOf(name) {
+  return (process.env.PATH ?? '')
+    .split(delimiter)
+    .map((folder) => join(folder, name))
+    .find((path) => {
+      try {
+        accessSync(path, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
 }
 
 /** Runs a command to its end; what it says is shown only if it fails. */
@@ -117,4 +123,6 @@ function run(command, args) {
   process.exit(1);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) prepare({ tests: process.argv.includes('--tests') });
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  prepare(process.argv.includes('--tests') ? Object.keys(PROGRAMS) : []);
+}

@@ -3,18 +3,11 @@
  * flags, and a relay beside it. Ctrl-C, SIGTERM, or the end of either ends both.
  */
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 
-import { node, prepare, root } from './prepare.mjs';
+import { DEMO, demoSecret, followStream, mainOf, showFlag, whenAskedToEnd } from './launch.mjs';
+import { node, prepare } from './prepare.mjs';
 
-const DEMO = {
-  proxyKey: '30000000-0000-4000-8000-000000000001',
-  environment: '10000000-0000-4000-8000-000000000001',
-  serverKey: '20000000-0000-4000-8000-000000000001',
-  clientKey: '20000000-0000-4000-8000-000000000002',
-};
 const GRACE_MS = 15_000;
 
 /** Every child that runs, by its process. */
@@ -23,10 +16,7 @@ let stopping = false;
 let exitCode = 0;
 
 prepare();
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stop(0));
-// Also when npm dies without a word.
-const parent = process.ppid;
-setInterval(() => process.ppid !== parent && stop(0), 1000).unref();
+whenAskedToEnd(() => stop(0));
 if (process.env.PROXY_KEY || process.env.OFFLINE) {
   await startService('relay', {});
 } else {
@@ -36,13 +26,14 @@ if (process.env.PROXY_KEY || process.env.OFFLINE) {
 async function startDemo() {
   const controlPlanePort = process.env.CONTROL_PLANE_PORT || '7100';
   const port = process.env.PORT || '7000';
+  const authSecret = process.env.AUTH_SECRET || demoSecret(resolve(process.env.DATA_DIR || './data'));
   await startService('control-plane', {});
   const upstream = `http://127.0.0.1:${controlPlanePort}/api/1.0`;
   await startService('relay', {
     // The demo's keys are known to everybody, so it serves this machine only.
     HOST: process.env.HOST || '127.0.0.1',
     PROXY_KEY: DEMO.proxyKey,
-    AUTH_SECRET: process.env.AUTH_SECRET || demoSecret(),
+    AUTH_SECRET: authSecret,
     CLIENT_SERVICE: upstream,
     METRIC_SERVICE: upstream,
   });
@@ -51,8 +42,7 @@ async function startDemo() {
 
 /** Runs a service; resolves when it is ready. */
 function startService(name, settings) {
-  const main = join(root, 'dist', 'apps', name, 'src', 'main.js');
-  const child = spawn(node, ['--enable-source-maps', main], {
+  const child = spawn(node, ['--enable-source-maps', mainOf(name)], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     env: { ...process.env, ...settings },
     shell: process.platform === 'win32',
@@ -81,22 +71,6 @@ function stop(code) {
   if (children.size === 0) process.exit(exitCode);
 }
 
-/** Made once and kept, so that SDKs stay signed in over restarts. */
-function demoSecret() {
-  const folder = resolve(process.env.DATA_DIR || './data');
-  const file = join(folder, 'demo-auth-secret');
-  try {
-    mkdirSync(folder, { recursive: true });
-    if (!existsSync(file)) writeFileSync(file, randomBytes(32).toString('hex'), { mode: 0o600 });
-    return readFileSync(file, 'utf8').trim();
-  } catch (error) {
-    console.error(
-      `DATA_DIR ${folder} cannot be used: ${error.message}. Set DATA_DIR to a folder that you may write to.`,
-    );
-    return stop(1);
-  }
-}
-
 function welcome(page, relay) {
   return `
   ff-relay is running.
@@ -108,16 +82,9 @@ function welcome(page, relay) {
                                client  ${DEMO.clientKey}
 
   Show a flag:
-
-    TOKEN=$(curl -s ${relay}/client/auth -H 'Content-Type: application/json' \\
-      -d '{"apiKey":"${DEMO.serverKey}"}' | sed 's/.*"authToken":"\\([^"]*\\)".*/\\1/')
-    curl -s ${relay}/client/env/${DEMO.environment}/feature-configs/dark-mode \\
-      -H "Authorization: Bearer $TOKEN"
-
+${showFlag(relay)}
   Follow the stream:
-
-    curl -sN ${relay}/stream -H "Authorization: Bearer $TOKEN" -H 'API-Key: ${DEMO.serverKey}'
-
+${followStream(relay)}
   Ctrl-C ends both.
 `;
 }

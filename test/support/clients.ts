@@ -6,7 +6,10 @@ import { DEMO } from './processes.js';
 
 /** The upstream's admin API, as a person with a page or a script uses it. */
 export class Admin {
-  constructor(private readonly controlPlane: string) {}
+  constructor(
+    private readonly controlPlane: string,
+    private readonly token = 'test',
+  ) {}
 
   async setState(flag: string, state: 'on' | 'off', environment = 'dev'): Promise<void> {
     const instructions = [{ kind: 'setFeatureFlagState', parameters: { state } }];
@@ -48,7 +51,7 @@ export class Admin {
     });
     const response = await fetch(`${this.controlPlane}/cf/admin${path}?${query.toString()}`, {
       method,
-      headers: { 'x-api-key': 'test', ...(body && { 'content-type': 'application/json' }) },
+      headers: { 'x-api-key': this.token, ...(body && { 'content-type': 'application/json' }) },
       ...(body && { body: JSON.stringify(body) }),
     });
     if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);

@@ -158,3 +158,16 @@ export async function freePort(): Promise<number> {
   await once(server, 'close');
   return port;
 }
+
+/** The first of so many ports in a row that nobody listened on a moment ago. */
+export async function freePorts(count: number): Promise<number> {
+  for (;;) {
+    const first = await freePort();
+    const servers = Array.from({ length: count }, (_, index) =>
+      createServer().listen(first + index, '127.0.0.1'),
+    );
+    const listening = await Promise.allSettled(servers.map((server) => once(server, 'listening')));
+    for (const server of servers) server.close();
+    if (listening.every(({ status }) => status === 'fulfilled')) return first;
+  }
+}
