@@ -55,6 +55,14 @@ describe('The settings of the relay', () => {
     );
   });
 
+  it('ask a command for nothing', () => {
+    expect(new RelayConfig({}, [])).toMatchObject({
+      natsUrl: undefined,
+      redis: undefined,
+      dataDir: './data',
+    });
+  });
+
   it('never show a secret in what is wrong with them', () => {
     const environment = { PROXY_KEY: 'my proxy key', AUTH_SECRET: 'my-secret', PORT: 'my-port' };
     expect(() => new RelayConfig(environment)).toThrow(/^(?!.*(my proxy key|my-secret)).*"my-port"/s);

@@ -207,11 +207,11 @@ export class RelayConfig {
    * Throws SettingsError with every fault.
    *
    * @param roles what the process runs: a secret is asked for only where it is used, and roles that do not run together
-   * need a log and a store that they share
+   * need a log and a store that they share. None for a command, which asks itself for what it needs
    */
   constructor(environment: NodeJS.ProcessEnv, roles: readonly Role[] = ROLES) {
     const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
-    const shares = roles.length < ROLES.length;
+    const shares = roles.length > 0 && roles.length < ROLES.length;
     const needs = {
       PROXY_KEY: runs('ingestor', 'metrics-forwarder'),
       AUTH_SECRET: runs('gateway'),

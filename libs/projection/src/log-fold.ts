@@ -11,6 +11,7 @@ import {
   isEnvironmentFact,
   type Position,
   type SequencedFact,
+  unknownEnvironment,
 } from '#libs/domain';
 import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
 
@@ -103,4 +104,21 @@ export async function foldOn(
     );
     if ((messages.at(-1)?.position.sequence ?? 0) >= last) return;
   }
+}
+
+/** One environment at a later position than the fold's. */
+export async function leadOn(
+  log: EventLog,
+  fold: LogFold,
+  environment: string,
+  to: Position,
+): Promise<EnvironmentState> {
+  const one = new LogFold(fold.position);
+  const state = fold.states.get(environment) ?? unknownEnvironment(environment);
+  one.states.set(environment, state);
+  const { sequence: last } = await log.head('FF_FACTS');
+  const sequence = Math.min(to.sequence, last);
+  if (sequence > fold.position.sequence)
+    await foldOn(log, one, fold.position, sequence, factSubjectsOf(environment));
+  return one.states.get(environment) ?? state;
 }
