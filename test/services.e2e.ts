@@ -1,10 +1,14 @@
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 
 import { Admin, eventually, SdkSession } from './support/clients.js';
 import { DEMO, freePorts, type Process, run, Workspace } from './support/processes.js';
+
+/** Eight processes that start one after the other, on a machine that may have other work. */
+const UP_WITHIN_MS = 60_000;
+jest.setTimeout(4 * UP_WITHIN_MS);
 
 describe('npm run services', () => {
   let workspace: Workspace;
@@ -40,6 +44,7 @@ describe('npm run services', () => {
   };
   const npmRunServices = (environment: NodeJS.ProcessEnv = {}) =>
     start(['npm', 'run', 'services'], environment);
+  const isUp = (set: Process) => set.printed(/Ctrl-C ends all/, UP_WITHIN_MS);
   const url = (setting: string) => `http://127.0.0.1:${ports[setting]}`;
   const gateways = () => [url('PORT'), url('PORT_B')];
   /** The commands that it prints under a heading. */
@@ -76,7 +81,7 @@ describe('npm run services', () => {
 
   it('starts the demo on two gateways, and prints commands that work as they stand', async () => {
     const set = npmRunServices();
-    await set.printed(/Ctrl-C ends all/);
+    await isUp(set);
     expect(set.output).toMatch(/^nats-server \d+\.\d+\.\d+ \(\/.+\)$/m);
     expect(set.output).toMatch(/^redis-server \d+\.\d+\.\d+ \(\/.+\)$/m);
     expect(set.output).not.toContain('\u001B[');
@@ -112,7 +117,7 @@ describe('npm run services', () => {
 
   it('starts again whatever is killed, and goes on where it was', async () => {
     const set = npmRunServices();
-    await set.printed(/Ctrl-C ends all/);
+    await isUp(set);
     const admin = new Admin(url('CONTROL_PLANE_PORT'));
     let version = 1;
     for (const name of ALL) {
@@ -125,6 +130,7 @@ describe('npm run services', () => {
       await eventually(
         async () => (await fetch(url('CONTROL_PLANE_PORT')).catch(() => undefined))?.status,
         (status) => status === 200,
+        UP_WITHIN_MS,
       );
       version += 1;
       await admin.setState('dark-mode', version % 2 === 0 ? 'off' : 'on');
@@ -132,6 +138,7 @@ describe('npm run services', () => {
         await eventually(
           () => versionAt(gateway).catch(() => undefined),
           (seen) => seen === version,
+          UP_WITHIN_MS,
         );
       }
     }
@@ -139,12 +146,12 @@ describe('npm run services', () => {
 
   it('keeps flags, and SDKs signed in, over a restart', async () => {
     const set = npmRunServices();
-    await set.printed(/Ctrl-C ends all/);
+    await isUp(set);
     await new Admin(url('CONTROL_PLANE_PORT')).setState('dark-mode', 'off');
     const { token } = await SdkSession.signIn(url('PORT'));
     expect(await set.kill('SIGINT')).toBe(0);
 
-    await npmRunServices().printed(/Ctrl-C ends all/);
+    await isUp(npmRunServices());
     await eventually(
       async () => {
         const response = await fetch(`${url('PORT_B')}/client/env/${DEMO.dev.id}/feature-configs/dark-mode`, {
@@ -158,7 +165,7 @@ describe('npm run services', () => {
 
   it('leaves nothing behind when it is killed', async () => {
     const set = start([process.execPath, 'scripts/services.mjs'], {});
-    await set.printed(/Ctrl-C ends all/);
+    await isUp(set);
     expect(await set.kill('SIGKILL')).toBe('SIGKILL');
     await everythingIsGone();
   });
@@ -171,7 +178,7 @@ describe('npm run services', () => {
       CLIENT_SERVICE: `${upstream.url}/api/1.0`,
       METRIC_SERVICE: `${upstream.url}/api/1.0`,
     });
-    await set.printed(/Ctrl-C ends all/);
+    await isUp(set);
     expect(set.output).not.toMatch(/control-plane|SDK keys/);
     expect(await versionAt(url('PORT'))).toBe(1);
   });
@@ -200,7 +207,7 @@ describe('npm run services', () => {
   });
 
   it('lets one set use a DATA_DIR', async () => {
-    await npmRunServices().printed(/Ctrl-C ends all/);
+    await isUp(npmRunServices());
     ports = await portsInARow();
     const second = npmRunServices();
     expect(await second.exited).toBe(1);

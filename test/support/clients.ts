@@ -138,9 +138,13 @@ async function* events(
   }
 }
 
-/** Waits until a condition holds. Throws with what was last seen after 20 s. */
-export async function eventually<T>(look: () => Promise<T> | T, holds: (seen: T) => boolean): Promise<T> {
-  const deadline = Date.now() + 20_000;
+/** Waits until a condition holds. Throws with what was last seen when that takes too long. */
+export async function eventually<T>(
+  look: () => Promise<T> | T,
+  holds: (seen: T) => boolean,
+  withinMs = 20_000,
+): Promise<T> {
+  const deadline = Date.now() + withinMs;
   for (;;) {
     const seen = await look();
     if (holds(seen)) return seen;

@@ -39,12 +39,12 @@ export class Process {
     return this.child.pid ?? 0;
   }
 
-  /** Resolves with the first match in what it prints. Rejects when it ends before, or after 20 s. */
-  async printed(pattern: RegExp): Promise<RegExpExecArray> {
+  /** Resolves with the first match in what it prints. Rejects when it ends before, or when the time is over. */
+  async printed(pattern: RegExp, withinMs = READY_WITHIN_MS): Promise<RegExpExecArray> {
     const already = pattern.exec(this.output);
     if (already) return already;
     const ended = this.exited.then(() => 'ended' as const);
-    const late = once(AbortSignal.timeout(READY_WITHIN_MS), 'abort').then(() => 'late' as const);
+    const late = once(AbortSignal.timeout(withinMs), 'abort').then(() => 'late' as const);
     for (;;) {
       const next = await Promise.race([this.grown.promise, ended, late]);
       const match = pattern.exec(this.output);
@@ -108,6 +108,7 @@ export async function startRelay(
     PROXY_KEY: DEMO.proxyKey,
     AUTH_SECRET: 'a secret that is long enough for a test',
     CLIENT_SERVICE: `${upstream}/api/1.0`,
+    METRIC_SERVICE: `${upstream}/api/1.0`,
     ...environment,
   });
   const [, url = ''] = await started.printed(/Serving SDKs on (http:\/\/\S+)/);

@@ -266,6 +266,15 @@ export class AdminApiController {
     if (!this.registry.deleteFeature(project, identifier)) throw unknownFlag(identifier);
   }
 
+  /** Ours: how often each variation was served, minute by minute. */
+  @Get('metrics')
+  metrics(@Query() query: unknown) {
+    const read = validated(ENVIRONMENT_SCOPE.extend(PAGE), query);
+    const environment = this.environmentNamed(this.project(read), read.environmentIdentifier);
+    const { items, paging } = pageOf(this.registry.counts(environment.id), read.pageNumber, read.pageSize);
+    return { counts: items, ...paging };
+  }
+
   private project(scope: z.infer<typeof PROJECT_SCOPE>): Project {
     const { accountIdentifier, orgIdentifier, projectIdentifier } = scope;
     const project = this.registry.project(accountIdentifier, orgIdentifier, projectIdentifier);

@@ -24,6 +24,18 @@ import { pageOf, queryNumber, validated } from './requests.js';
 const SECRET = z.string().min(1).max(1024);
 const AUTHENTICATION = z.object({ proxyKey: SECRET });
 const CLAIMS = z.object({ key_type: z.literal('Proxy'), key: z.string(), environments: z.array(z.string()) });
+const MINUTE_MS = 60_000;
+const METRICS = z.object({
+  metricsData: z
+    .array(
+      z.object({
+        timestamp: z.int().nonnegative(),
+        count: z.int().positive(),
+        attributes: z.array(z.object({ key: z.string(), value: z.string().nullish() })),
+      }),
+    )
+    .nullish(),
+});
 const CONFIG_QUERY = z.object({
   key: SECRET,
   environment: z.string().max(256).optional(),
@@ -135,6 +147,31 @@ export class ClientApiController {
     const segment = this.registry.segment(environment, identifier);
     if (!segment) throw new NotFoundException(`Target group ${identifier} is not known in this environment`);
     return (rules === 'v2' ? asRulesV2 : asRulesV1)(segment);
+  }
+
+  /** U6. Kept by flag, variation and minute; a count that names no flag says nothing. */
+  @Post('metrics/:environment')
+  @HttpCode(200)
+  addMetrics(
+    @Headers('authorization') authorization: string | undefined,
+    @Param('environment') environment: string,
+    @Body() body: unknown,
+  ): void {
+    requireScope(this.caller(authorization), environment);
+    const { metricsData } = validated(METRICS, body);
+    const counts = (metricsData ?? []).map(({ timestamp, count, attributes }) => {
+      const valueOf = (name: string) => attributes.find(({ key }) => key === name)?.value;
+      return {
+        flag: valueOf('featureIdentifier') ?? valueOf('featureName') ?? '',
+        variation: valueOf('variationIdentifier') ?? '',
+        minute: timestamp - (timestamp % MINUTE_MS),
+        count,
+      };
+    });
+    this.registry.addCounts(
+      environment,
+      counts.filter(({ flag }) => flag !== ''),
+    );
   }
 
   /** The proxy key of a token, with the environments that key and token have in common. */

@@ -166,7 +166,7 @@ describe('A relay that signs in', () => {
     expect(await signIn({})).toMatchObject({ status: 400, body: { code: '400' } });
     expect((await signIn({})).body.message).toContain('proxyKey');
     expect(await signIn('{"proxyKey":')).toMatchObject({ status: 400, body: { code: '400' } });
-    expect(await signIn({ proxyKey: 'x'.repeat(2 << 20) })).toMatchObject({
+    expect(await signIn({ proxyKey: 'x'.repeat(5 << 20) })).toMatchObject({
       status: 413,
       body: { code: '413' },
     });
@@ -759,6 +759,78 @@ describe('DATA_DIR', () => {
     database.exec('PRAGMA user_version = 99');
     database.close();
     await expect(start(folder)).rejects.toMatchObject({ message: expect.stringContaining('later version') });
+  });
+});
+
+describe('Evaluation counts', () => {
+  const NOON = Date.UTC(2026, 0, 1, 12);
+  const entry = (flag: string, variation: string, count: number, timestamp = NOON) => ({
+    timestamp,
+    count,
+    metricsType: 'FFMETRICS',
+    attributes: [
+      { key: 'featureIdentifier', value: flag },
+      { key: 'variationIdentifier', value: variation },
+      { key: 'target', value: null },
+    ],
+  });
+  const started = async (folder?: string) => {
+    const { app, call, admin, signIn } = await start(folder);
+    const headers = await signIn();
+    return {
+      app,
+      headers,
+      post: (body: unknown, environment = DEV, given: Record<string, string> = headers) =>
+        call('POST', `/api/1.0/metrics/${environment}`, { query: { cluster: '1' }, headers: given, body }),
+      counts: async (scope = IN_DEV) => (await admin('GET', '/metrics', scope)).body.counts,
+    };
+  };
+
+  it('are added by flag, variation and minute, and outlive a restart', async () => {
+    const folder = newFolder();
+    const first = await started(folder);
+    expect(await first.post({ metricsData: [entry('a', 'yes', 2), entry('a', 'no', 3)] })).toMatchObject({
+      status: 200,
+    });
+    await first.post({ metricsData: [entry('a', 'yes', 5, NOON + 59_999)], targetData: null });
+    await first.post({ metricsData: [entry('a', 'yes', 7, NOON + 60_000)] });
+    await first.post({ metricsData: [entry('a', 'yes', 11)] }, PROD);
+    await first.app.close();
+
+    const { counts } = await started(folder);
+    expect(await counts()).toEqual([
+      { flag: 'a', variation: 'no', minute: NOON, count: 3 },
+      { flag: 'a', variation: 'yes', minute: NOON, count: 7 },
+      { flag: 'a', variation: 'yes', minute: NOON + 60_000, count: 7 },
+    ]);
+    expect(await counts({ ...SCOPE, environmentIdentifier: 'prod' })).toEqual([
+      { flag: 'a', variation: 'yes', minute: NOON, count: 11 },
+    ]);
+  });
+
+  it('are refused, all of them, when one is none', async () => {
+    const { post, counts } = await started();
+    const answer = await post({ metricsData: [entry('a', 'yes', 1), entry('a', 'yes', -1)] });
+    expect(answer).toMatchObject({ status: 400, body: { code: '400' } });
+    expect(await counts()).toEqual([]);
+  });
+
+  it('are taken only with a token that opens the environment', async () => {
+    const { post } = await started();
+    const body = { metricsData: [entry('a', 'yes', 1)] };
+    expect((await post(body, DEV, {})).status).toBe(401);
+    expect((await post(body, '10000000-0000-4000-8000-0000000000ff')).status).toBe(403);
+  });
+
+  it('find a place in a file that an earlier version wrote', async () => {
+    const folder = newFolder();
+    await (await start(folder)).app.close();
+    const database = new DatabaseSync(join(folder, 'control-plane.sqlite'));
+    database.exec('DROP TABLE counts; PRAGMA user_version = 1');
+    database.close();
+    const { post, counts } = await started(folder);
+    await post({ metricsData: [entry('a', 'yes', 1)] });
+    expect(await counts()).toHaveLength(1);
   });
 });
 

@@ -61,6 +61,15 @@ export interface SdkKey {
   readonly hash: string;
 }
 
+/** How often a variation was served within a minute. */
+export interface MinuteCount {
+  readonly flag: string;
+  readonly variation: string;
+  /** Its begin, in ms since the epoch. */
+  readonly minute: number;
+  readonly count: number;
+}
+
 export interface ProxyKey {
   readonly hash: string;
   readonly account: string;
@@ -107,7 +116,7 @@ export function newFlag(feature: Feature, project: string, environment: string):
 
 /** Marks the file as ours ("ffcp"), so that no other program's database is written to by mistake. */
 const APPLICATION_ID = 0x66666370;
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 
 const SCHEMA = `
   CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -138,6 +147,14 @@ const SCHEMA = `
   CREATE TABLE segments (
     environment TEXT NOT NULL REFERENCES environments, identifier TEXT NOT NULL, segment TEXT NOT NULL,
     PRIMARY KEY (environment, identifier)
+  ) STRICT, WITHOUT ROWID;
+`;
+
+/** What a file of version 1 does not have. */
+const SCHEMA_OF_VERSION_2 = `
+  CREATE TABLE IF NOT EXISTS counts (
+    environment TEXT NOT NULL REFERENCES environments, minute INTEGER NOT NULL, flag TEXT NOT NULL,
+    variation TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (environment, minute, flag, variation)
   ) STRICT, WITHOUT ROWID;
 `;
 
@@ -180,7 +197,11 @@ export class FlagRegistry {
       db.exec('PRAGMA locking_mode = EXCLUSIVE');
       db.exec('BEGIN IMMEDIATE');
       const registry = new FlagRegistry(db, holderFile, announce, now);
-      if (isNew(db, file)) registry.fill(seed(now()));
+      const made = isNew(db, file);
+      if (made) db.exec(SCHEMA);
+      db.exec(SCHEMA_OF_VERSION_2);
+      db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
+      if (made) registry.fill(seed(now()));
       db.exec('COMMIT');
       db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
       writeFileSync(holderFile, `process ${process.pid} on ${hostname()}`);
@@ -326,6 +347,25 @@ export class FlagRegistry {
     });
   }
 
+  /** Adds to what was counted in an environment (UUID). */
+  addCounts(environment: string, counts: readonly MinuteCount[]): void {
+    this.write(() => {
+      for (const { flag, variation, minute, count } of counts) {
+        this.sql(
+          `INSERT INTO counts (environment, minute, flag, variation, count) VALUES (?, ?, ?, ?, ?)
+           ON CONFLICT DO UPDATE SET count = count + excluded.count`,
+        ).run(environment, minute, flag, variation, count);
+      }
+    });
+  }
+
+  /** What was counted in an environment (UUID), oldest first. */
+  counts(environment: string): MinuteCount[] {
+    return this.sql(
+      'SELECT flag, variation, minute, count FROM counts WHERE environment = ? ORDER BY minute, flag, variation',
+    ).all(environment) as unknown as MinuteCount[];
+  }
+
   private write<Result>(change: (messages: AccountMessage[]) => Result): Result {
     const messages: AccountMessage[] = [];
     this.db.exec('BEGIN IMMEDIATE');
@@ -342,8 +382,6 @@ export class FlagRegistry {
   }
 
   private fill(seed: Seed): void {
-    this.db.exec(SCHEMA);
-    this.db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
     const { account, organization, proxyKey } = seed;
     this.sql("INSERT INTO secrets (name, value) VALUES ('token', ?)").run(randomBytes(32));
     this.sql('INSERT INTO projects (account, organization, identifier, name) VALUES (?, ?, ?, ?)').run(

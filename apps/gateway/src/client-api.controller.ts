@@ -1,11 +1,24 @@
-import { Body, Controller, Get, Headers, HttpCode, Inject, Param, Post, Query, Res } from '@nestjs/common';
-import type { FastifyReply } from 'fastify';
+import {
+  Body,
+  Controller,
+  Get,
+  Headers,
+  HttpCode,
+  Inject,
+  Param,
+  Post,
+  Query,
+  Req,
+  Res,
+} from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 
 import type { EnvironmentState } from '#libs/domain';
 
 import { EnvironmentBytes } from './environment-bytes.js';
 import { EnvironmentViews } from './environment-views.js';
+import { MetricsIntake } from './metrics-intake.js';
 import { SdkAccess } from './sdk-access.js';
 import { SdkError } from './sdk-error.js';
 
@@ -21,13 +34,17 @@ const signIn = z.looseObject({
     .nullish(),
 });
 
-/** What SDKs ask for (protocol §4.1, §4.2, §4.4): sign-in, and reads that are answered with bytes that are ready. */
+/** The body of an answer that has nothing to say. */
+const NOTHING = Buffer.from('null');
+
+/** What SDKs ask for (protocol §4.1, §4.2, §4.4): sign-in, reads that are answered with bytes that are ready, and a place for counts. */
 @Controller()
 export class ClientApiController {
   constructor(
     @Inject(SdkAccess) private readonly access: SdkAccess,
     @Inject(EnvironmentBytes) private readonly bytes: EnvironmentBytes,
     @Inject(EnvironmentViews) private readonly views: EnvironmentViews,
+    @Inject(MetricsIntake) private readonly intake: MetricsIntake,
   ) {}
 
   @Post('client/auth')
@@ -97,17 +114,18 @@ export class ClientApiController {
     return this.access.authoriseFor(environment, authorization).state;
   }
 
-  /**
-   * Counts that nobody would forward are not taken. 400 is the one answer after which every SDK lets a batch go; to any
-   * other the Node SDK keeps it, and sends it again without end.
-   */
+  /** The body comes unread: nothing of it is kept before it is known who sends it. */
   @Post('metrics/:environment')
-  metrics(
+  @HttpCode(200)
+  async metrics(
     @Param('environment') environment: string,
     @Headers('authorization') authorization: string | undefined,
-  ): never {
+    @Req() request: FastifyRequest,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
     this.access.authoriseFor(environment, authorization);
-    throw new SdkError(400, 'bad request: this relay does not forward evaluation metrics');
+    await this.intake.take(environment, request.raw);
+    send(reply, NOTHING);
   }
 }
 

@@ -9,6 +9,7 @@ import { ClientApiController } from './client-api.controller.js';
 import { EnvironmentBytes } from './environment-bytes.js';
 import { EnvironmentViews } from './environment-views.js';
 import { HealthController } from './health.controller.js';
+import { MetricsIntake } from './metrics-intake.js';
 import { NoticeHub } from './notice-hub.js';
 import { SdkAccess } from './sdk-access.js';
 import { SdkTokens } from './sdk-tokens.js';
@@ -40,6 +41,11 @@ import { UpstreamReports } from './upstream-reports.js';
       provide: UpstreamReports,
       inject: [EventLog, UpstreamStatus],
       useFactory: (log: EventLog, status: UpstreamStatus) => new UpstreamReports(log, status),
+    },
+    {
+      provide: MetricsIntake,
+      inject: [EventLog],
+      useFactory: (log: EventLog) => new MetricsIntake(log),
     },
     { provide: EnvironmentBytes, useFactory: () => new EnvironmentBytes() },
   ],

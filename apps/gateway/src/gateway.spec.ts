@@ -20,11 +20,13 @@ import {
   factBody,
   factSubject,
   type Flag,
+  type MetricsReport,
   type Notice,
   noticeBody,
   noticeOf,
   noticeSubject,
   type Position,
+  reportIn,
   type Segment,
   unknownEnvironment,
 } from '#libs/domain';
@@ -756,27 +758,92 @@ describe('The SDK port', () => {
       cacheStatus: 'healthy',
     });
   });
+});
 
-  it.each<[string, number]>([
-    ['small', 10],
-    ['of 9 MB', 9_000_000],
-    ['of 40 MB', 40_000_000],
-  ])('refuses counts, %s, with the 400 after which SDKs let them go', async (_, bytes) => {
-    const { status, json } = await gateway.call(
-      'POST',
-      `/metrics/${DEV}?cluster=1`,
-      { ...(await gateway.bearer()), 'content-type': 'application/json' },
-      JSON.stringify({ metricsData: 'x'.repeat(bytes) }),
-    );
+describe('Counts of SDKs', () => {
+  let gateway: Gateway;
+  beforeAll(async () => (gateway = await start()));
+  afterAll(cleanUp);
+
+  const reported = (...flags: string[]) => ({
+    targetData: [{ identifier: 'anna', name: 'Anna', attributes: [] }],
+    metricsData: flags.map((value) => ({
+      timestamp: 1,
+      count: 2,
+      metricsType: 'FFMETRICS',
+      attributes: [
+        { key: 'featureIdentifier', value },
+        { key: 'target', value: null },
+      ],
+    })),
+  });
+  const post = (body: string | Buffer, headers: Record<string, string>, path = `/metrics/${DEV}?cluster=1`) =>
+    gateway.call('POST', path, headers, body);
+  /** What is in the log, read to the end and acknowledged. */
+  const inTheLog = async () => {
+    const reports: MetricsReport[] = [];
+    const stop = new AbortController();
+    const { log } = gateway.upstream;
+    for (let { messages: left } = await log.backlog(); left > 0;) {
+      for await (const taken of log.take(stop.signal)) {
+        reports.push(reportIn(taken.body).report);
+        await taken.done();
+        if (--left === 0) break;
+      }
+    }
+    stop.abort();
+    return reports;
+  };
+
+  it.each(['application/json', 'application/json; charset=utf-8', 'text/plain', ''])(
+    'are in the log when they are answered, sent as %j',
+    async (type) => {
+      const headers = { ...(await gateway.bearer()), ...(type && { 'content-type': type }) };
+      const { status, text, headers: answered } = await post(JSON.stringify(reported('a', 'b')), headers);
+      expect([status, text]).toEqual([200, 'null']);
+      expect(answered.get('content-type')).toBe('application/json; charset=utf-8');
+      const reports = await inTheLog();
+      expect(reports.every(({ environment }) => environment === DEV)).toBe(true);
+      expect(reports.flatMap(({ counts }) => counts)).toMatchObject([
+        { count: 2, attributes: { featureIdentifier: 'a', target: '' } },
+        { count: 2, attributes: { featureIdentifier: 'b', target: '' } },
+      ]);
+      expect(reports.flatMap(({ targets }) => targets)).toMatchObject([{ identifier: 'anna' }]);
+    },
+  );
+
+  it('of 9 MB are taken', async () => {
+    const flags = Array.from({ length: 50_000 }, (_, i) => `flag-${i}-${'x'.repeat(60)}`);
+    const body = JSON.stringify(reported(...flags));
+    expect(body.length).toBeGreaterThan(9_000_000);
+    expect((await post(body, await gateway.bearer(), `//metrics/${DEV}`)).status).toBe(200);
+    expect((await inTheLog()).flatMap(({ counts }) => counts)).toHaveLength(50_000);
+  });
+
+  it.each<[string, string]>([
+    ['cannot be read', '{"metricsData":'],
+    ['are none', '{"metricsData":"x"}'],
+    ['are of 40 MB', JSON.stringify({ metricsData: 'x'.repeat(40_000_000) })],
+  ])('that %s are refused with the 400 after which SDKs let them go', async (_, body) => {
+    const { status, json } = await post(body, await gateway.bearer());
     expect(status).toBe(400);
     expect(json()).toEqual(anError(400));
   });
 
-  it('refuses counts of strangers with 401', async () => {
-    expect((await gateway.call('POST', `/metrics/${DEV}`, {}, '{}')).status).toBe(401);
-    expect((await gateway.call('POST', `/metrics/${DEV}`, await gateway.bearer(PROD_KEY), '{}')).status).toBe(
-      401,
-    );
+  it.each(['{}', 'x'.repeat(1_000_000)])('of strangers are refused with 401, unread', async (body) => {
+    expect((await post(body, {})).status).toBe(401);
+    expect((await post(body, await gateway.bearer(PROD_KEY))).status).toBe(401);
+  });
+
+  it('that never come to an end are let go with their sender', async () => {
+    const { authorization } = await gateway.bearer();
+    const wire = new Wire(gateway.port);
+    wire.send('POST', `/metrics/${DEV}`, { authorization, 'content-length': '1000' });
+    wire.socket.write('{"metricsData":[');
+    wire.socket.destroy();
+    await wire.closed;
+    expect((await post(JSON.stringify(reported('a')), { authorization })).status).toBe(200);
+    await inTheLog();
   });
 });
 

@@ -52,11 +52,7 @@ export class SdkErrorFilter implements ExceptionFilter {
         return { status: 405, message: `${method} is not possible here, only ${allow}`, headers: { allow } };
       return { status, message: `not found: ${method} ${path}`, headers: {} };
     }
-    if (status === 413) {
-      const message = 'the body is larger than this relay takes';
-      // Counts that are refused with anything but 400 come again, without end.
-      return { status: url.includes('/metrics/') ? 400 : 413, message, headers: {} };
-    }
+    if (status === 413) return { status, message: 'the body is larger than this relay takes', headers: {} };
     if (status < 500) return { status, message: `bad request: ${textOf(exception)}`, headers: {} };
     this.logger.error(
       `${method} ${url.split('?')[0]} failed: ${exception instanceof Error ? exception.stack : String(exception)}`,

@@ -17,8 +17,6 @@ import { errorBody, SdkErrorFilter } from './sdk-error.js';
 /** Browsers send a target of up to 256 KB in a header (reference: the JavaScript SDK). */
 const HEADERS_LIMIT_BYTES = 512 * 1024;
 const BODY_LIMIT_BYTES = 512 * 1024;
-/** Counts of a busy server SDK; it repeats a 413 for ever. */
-const METRICS_LIMIT_BYTES = 32 * 1024 * 1024;
 const METRICS_ROUTE = '/metrics/:environment';
 const UNREAD = 'application/x-unread';
 /** For a request to arrive with its body. */
@@ -133,15 +131,9 @@ function readBodies(app: NestFastifyApplication): void {
       request.routeOptions.url === METRICS_ROUTE ? UNREAD : 'application/json';
     next();
   });
-  fastify.addHook('onRoute', (route) => {
-    if (route.url === METRICS_ROUTE) route.bodyLimit = METRICS_LIMIT_BYTES;
-  });
   fastify.removeAllContentTypeParsers();
-  // Megabytes that nobody uses are let through and not kept.
-  fastify.addContentTypeParser(UNREAD, (_request, body, done) => {
-    body.resume();
-    done(null);
-  });
+  // Megabytes are read by whoever answers, once it is known who sends them.
+  fastify.addContentTypeParser(UNREAD, (_request, _body, done) => done(null));
   fastify.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
     try {
       done(null, body === '' ? undefined : JSON.parse(body.toString()));

@@ -11,9 +11,8 @@ import {
   sameContent,
   segmentIn,
 } from '#libs/domain';
-import type { CheckedList, FetchedConfig } from '#libs/saas-client';
+import { type Backoff, type CheckedList, type FetchedConfig, pause } from '#libs/saas-client';
 
-import { type Backoff, pause } from './backoff.js';
 import type { Ledger } from './ledger.js';
 import type { UpstreamReader } from './upstream-reader.js';
 

@@ -2,8 +2,8 @@ import { Logger } from '@nestjs/common';
 
 import { type EventLog, whileLeading } from '#libs/event-log';
 import { type PartStatus, UPSTREAM_NOTE, type UpstreamStatus } from '#libs/observability';
+import { pause } from '#libs/saas-client';
 
-import { pause } from './backoff.js';
 import type { Ingestor } from './ingestor.js';
 
 /** How often the link to the upstream is told to the gateways of other processes. */

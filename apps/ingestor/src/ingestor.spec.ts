@@ -20,9 +20,8 @@ import {
 } from '#libs/domain';
 import { EmbeddedEventLog } from '#libs/event-log';
 import { UpstreamStatus } from '#libs/observability';
-import { SaasClient } from '#libs/saas-client';
+import { type Backoff, SaasClient } from '#libs/saas-client';
 
-import type { Backoff } from './backoff.js';
 import { aFlag, aSegment } from '../../../libs/domain/src/builders.suite.js';
 import { Ingestor, type IngestorOptions } from './ingestor.js';
 import { Ledger } from './ledger.js';

@@ -6,14 +6,16 @@ import type { EnvironmentFact } from '#libs/domain';
 import type { EventLog } from '#libs/event-log';
 import type { UpstreamStatus } from '#libs/observability';
 import {
+  type Backoff,
+  backoffMs,
   type ConfigPage,
+  pause,
   type SaasClient,
   type StreamEvent,
   type StreamMessage,
   UnusableAnswer,
 } from '#libs/saas-client';
 
-import { type Backoff, backoffMs, pause } from './backoff.js';
 import { EnvironmentSync } from './environment-sync.js';
 import { Ledger, type SetAside } from './ledger.js';
 import { UpstreamReader } from './upstream-reader.js';

@@ -19,6 +19,7 @@ describe('The settings of the relay', () => {
       unknownKeyStatus: 401,
       streamIdleTimeoutMs: 45_000,
       reconcileIntervalMs: 300_000,
+      metricPostDurationMs: 60_000,
       shutdownGraceMs: 10_000,
       keepServingOnKeyDeletion: false,
     });
@@ -32,6 +33,7 @@ describe('The settings of the relay', () => {
       UNKNOWN_KEY_STATUS: '403',
       STREAM_IDLE_TIMEOUT: '5',
       RECONCILE_INTERVAL: '86400',
+      METRIC_POST_DURATION: '0',
       SHUTDOWN_GRACE: '0',
       KEEP_SERVING_ON_KEY_DELETION: 'True',
     });
@@ -41,6 +43,7 @@ describe('The settings of the relay', () => {
       unknownKeyStatus: 403,
       streamIdleTimeoutMs: 5000,
       reconcileIntervalMs: 86_400_000,
+      metricPostDurationMs: 0,
       shutdownGraceMs: 0,
       keepServingOnKeyDeletion: true,
     });

@@ -169,6 +169,11 @@ export const RELAY_SETTINGS = {
     'seconds without a byte after which the upstream stream counts as dead',
   ),
   RECONCILE_INTERVAL: seconds(300, 1, 'seconds between full comparisons with the upstream'),
+  METRIC_POST_DURATION: seconds(
+    60,
+    0,
+    'seconds for which evaluation counts are gathered before they are posted upstream; 0 takes and drops them',
+  ),
   SHUTDOWN_GRACE: seconds(10, 0, 'seconds that running requests and streams have to end after SIGTERM'),
   KEEP_SERVING_ON_KEY_DELETION: yesOrNo()
     .default(false)
@@ -199,6 +204,7 @@ export class RelayConfig {
   readonly unknownKeyStatus: number;
   readonly streamIdleTimeoutMs: number;
   readonly reconcileIntervalMs: number;
+  readonly metricPostDurationMs: number;
   readonly shutdownGraceMs: number;
   readonly keepServingOnKeyDeletion: boolean;
   private readonly settings: Settings;
@@ -245,6 +251,7 @@ export class RelayConfig {
     this.unknownKeyStatus = settings.UNKNOWN_KEY_STATUS;
     this.streamIdleTimeoutMs = settings.STREAM_IDLE_TIMEOUT * 1000;
     this.reconcileIntervalMs = settings.RECONCILE_INTERVAL * 1000;
+    this.metricPostDurationMs = settings.METRIC_POST_DURATION * 1000;
     this.shutdownGraceMs = settings.SHUTDOWN_GRACE * 1000;
     this.keepServingOnKeyDeletion = settings.KEEP_SERVING_ON_KEY_DELETION;
   }

@@ -21,6 +21,9 @@ import {
   noticeIn,
   noticeOf,
   noticeSubject,
+  reportBody,
+  reportIn,
+  reportSubject,
   subjectToken,
   textOfSubjectToken,
   unknownEnvironment,
@@ -124,6 +127,29 @@ describe('A notice in the log', () => {
     );
     for (const part of ['"identifier":"a"', '"epoch":"e"', '"version":1']) {
       expect(() => noticeIn(whole.replace(part, '"x":1'))).toThrow(UnreadableMessage);
+    }
+  });
+});
+
+describe('A report of counts in the log', () => {
+  const report = {
+    environment: 'dev',
+    counts: [{ timestamp: 1, count: 2, attributes: { featureIdentifier: 'a', variationIdentifier: 'on' } }],
+    targets: [{ identifier: 'anna', name: 'Anna', attributes: { plan: 'pro' } }],
+  };
+
+  it('is read as it was written, with its id', () => {
+    expect(reportIn(reportBody(report, envelope))).toEqual({ id: envelope.id, report });
+  });
+
+  it('has a subject for each environment', () => {
+    expect(reportSubject(report)).toBe('ff.metrics.v1.dev');
+  });
+
+  it('that lacks something is told apart', () => {
+    const whole = reportBody(report, envelope);
+    for (const name of ['"id"', '"environment"', '"counts"', '"targets"', 'metrics.reported']) {
+      expect(() => reportIn(whole.replace(name, name.replace(/\w+/, 'x')))).toThrow(UnreadableMessage);
     }
   });
 });

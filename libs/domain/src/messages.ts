@@ -1,13 +1,15 @@
 /**
- * How facts and notices are written in the log: a public contract for tools in any language. Subjects are
- * `ff.facts.v1.<environment>.<kind>.<id>` and `ff.changes.v1.<environment>.<kind>.<id>`; bodies are CloudEvents 1.0 in
- * structured JSON mode.
+ * How facts, notices and evaluation counts are written in the log: a public contract for tools in any language. Subjects
+ * are `ff.facts.v1.<environment>.<kind>.<id>`, `ff.changes.v1.<environment>.<kind>.<id>` and `ff.metrics.v1.<environment>`;
+ * bodies are CloudEvents 1.0 in structured JSON mode.
  */
 import { entityOf, type Fact, type Position } from './facts.js';
+import type { MetricsReport } from './metrics.js';
 import type { Notice } from './notices.js';
 
 const ACCOUNT = '_account';
 const SOURCE = '/ff-relay';
+const REPORT_TYPE = 'io.ff-relay.metrics.reported.v1';
 
 const FACT_TYPES: Record<Fact['type'], string> = {
   FlagPublished: 'io.ff-relay.flag.published.v1',
@@ -105,6 +107,29 @@ export function noticeIn(body: string): { readonly notice: Notice; readonly of: 
   return { notice, of: fact };
 }
 
+export function reportSubject({ environment }: MetricsReport): string {
+  return `ff.metrics.v1.${subjectToken(environment)}`;
+}
+
+export function reportBody(report: MetricsReport, envelope: Envelope): string {
+  return cloudEvent(REPORT_TYPE, report.environment, envelope, report);
+}
+
+/** The counts in a message's body, and the id of the message. Throws UnreadableMessage. */
+export function reportIn(body: string): { readonly id: string; readonly report: MetricsReport } {
+  const { id, type, data } = openCloudEvent(body);
+  const report = data as unknown as MetricsReport;
+  const complete =
+    typeof id === 'string' &&
+    typeof report.environment === 'string' &&
+    Array.isArray(report.counts) &&
+    Array.isArray(report.targets);
+  if (!complete || type !== REPORT_TYPE) {
+    throw new UnreadableMessage(`${JSON.stringify(type)} is no complete report of counts`);
+  }
+  return { id, report };
+}
+
 function cloudEvent(type: string, subject: string, { id, time }: Envelope, data: object): string {
   return JSON.stringify({
     specversion: '1.0',
@@ -118,18 +143,18 @@ function cloudEvent(type: string, subject: string, { id, time }: Envelope, data:
   });
 }
 
-function openCloudEvent(body: string): { type: string; data: Record<string, unknown> } {
+function openCloudEvent(body: string): { id: unknown; type: string; data: Record<string, unknown> } {
   let event: unknown;
   try {
     event = JSON.parse(body);
   } catch (cause) {
     throw new UnreadableMessage('the body is not JSON', { cause });
   }
-  const { specversion, type, data } = (event ?? {}) as Record<string, unknown>;
+  const { specversion, id, type, data } = (event ?? {}) as Record<string, unknown>;
   if (specversion !== '1.0' || typeof type !== 'string' || typeof data !== 'object' || data === null) {
     throw new UnreadableMessage('the body is no CloudEvent 1.0 with data');
   }
-  return { type, data: data as Record<string, unknown> };
+  return { id, type, data: data as Record<string, unknown> };
 }
 
 function subjectOf(

@@ -1,3 +1,5 @@
+export { type Backoff, backoffMs, pause } from './backoff.js';
+export { KeptSession } from './kept-session.js';
 export {
   type CheckedList,
   type ConfigPage,

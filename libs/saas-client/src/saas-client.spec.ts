@@ -125,6 +125,79 @@ describe('Signing in', () => {
   });
 });
 
+describe('A post of counts', () => {
+  const report = {
+    environment: 'dev',
+    counts: [{ timestamp: 1, count: 2, attributes: { featureIdentifier: 'a', target: '' } }],
+    targets: [{ identifier: 'anna', name: 'Anna', attributes: { plan: 'pro' } }],
+  };
+
+  it('is in the words of the protocol, with the token, the account and the cluster', async () => {
+    const { client, seen } = await given(text('null'));
+    await client.postMetrics(SESSION, report, FOREVER);
+    expect(seen).toMatchObject([
+      {
+        line: 'POST /api/1.0/metrics/dev',
+        query: { cluster: '2' },
+        headers: {
+          authorization: `Bearer ${TOKEN}`,
+          'harness-accountid': 'acc',
+          'harness-environmentid': 'dev',
+          'content-type': 'application/json',
+        },
+      },
+    ]);
+    expect(JSON.parse(seen[0]?.body ?? '')).toEqual({
+      metricsData: [
+        {
+          timestamp: 1,
+          count: 2,
+          metricsType: 'FFMETRICS',
+          attributes: [
+            { key: 'featureIdentifier', value: 'a' },
+            { key: 'target', value: '' },
+          ],
+        },
+      ],
+      targetData: [{ identifier: 'anna', name: 'Anna', attributes: [{ key: 'plan', value: 'pro' }] }],
+    });
+  });
+
+  it('goes to an address of its own, if there is one', async () => {
+    const { baseUrl, seen } = await given(text('null'));
+    const options = { baseUrl: 'http://127.0.0.1:1', proxyKey: PROXY_KEY, streamIdleTimeoutMs: 1000 };
+    await new SaasClient({ ...options, metricsUrl: baseUrl }).postMetrics(SESSION, report, FOREVER);
+    expect(seen).toHaveLength(1);
+  });
+
+  it.each([201, 202, 204])('that is answered with %d was taken', async (code) => {
+    const { client } = await given(status(code));
+    await expect(client.postMetrics(SESSION, report, FOREVER)).resolves.toBeUndefined();
+  });
+
+  it.each([302, 400, 401, 413, 429, 500])('that is answered with %d was not', async (code) => {
+    const { client } = await given(status(code, { 'retry-after': '7' }));
+    expect(await failure(client.postMetrics(SESSION, report, FOREVER))).toMatchObject({
+      name: 'UpstreamRefusal',
+      status: code,
+      retryAfterMs: 7000,
+    });
+  });
+
+  it('that is taken stays so when the answer breaks off', async () => {
+    const { client } = await given((_, response) => {
+      response.writeHead(200, { 'content-length': '100' }).write('nu');
+      setImmediate(() => response.destroy());
+    });
+    await expect(client.postMetrics(SESSION, report, FOREVER)).resolves.toBeUndefined();
+  });
+
+  it('without an answer is unreachable', async () => {
+    const { client } = await given((_, response) => response.destroy());
+    expect(await failure(client.postMetrics(SESSION, report, FOREVER))).toBeInstanceOf(UpstreamUnreachable);
+  });
+});
+
 describe('The reads', () => {
   it('carry the token, the account and the cluster', async () => {
     const { client, seen } = await given(json([], [], { itemCount: 0, pageCount: 0, environments: [] }));

@@ -1,6 +1,6 @@
 import { createParser } from 'eventsource-parser';
 
-import type { Flag, Segment } from '#libs/domain';
+import type { Flag, MetricsReport, Segment } from '#libs/domain';
 
 import {
   authTokenIn,
@@ -45,6 +45,8 @@ export type StreamEvent = StreamMessage | { readonly unreadable: string };
 export interface SaasClientOptions {
   /** For example `https://config.ff.harness.io/api/1.0`. */
   readonly baseUrl: string;
+  /** Where evaluation counts go; the same as `baseUrl` if left out. */
+  readonly metricsUrl?: string;
   readonly proxyKey: string;
   /** A stream without a byte for so long is dead. */
   readonly streamIdleTimeoutMs: number;
@@ -52,6 +54,7 @@ export interface SaasClientOptions {
 
 const AUTH_TIMEOUT_MS = 30_000;
 const READ_TIMEOUT_MS = 60_000;
+const POST_TIMEOUT_MS = 30_000;
 const PAGE_SIZE = 10;
 /** Characters of an answer; a page of ten environments with 5,000 flags each has fewer. */
 const ANSWER_LIMIT = 256 * 1024 * 1024;
@@ -60,8 +63,8 @@ const MESSAGE_LIMIT_BYTES = 1024 * 1024;
 const CLIENT_NAME = 'Proxy ff-relay';
 
 /**
- * The calls that a relay makes upstream for flags (protocol §2, U1 to U5, and §3). Stateless: whoever holds the session
- * decides when to take a new one. Every call throws UpstreamRefusal, UpstreamUnreachable or UnusableAnswer.
+ * The calls that a relay makes upstream (protocol §2, U1 to U6, and §3). Stateless: whoever holds the session decides when
+ * to take a new one. Every call throws UpstreamRefusal, UpstreamUnreachable or UnusableAnswer.
  */
 export class SaasClient {
   constructor(private readonly options: SaasClientOptions) {}
@@ -133,6 +136,27 @@ export class SaasClient {
     }
   }
 
+  /** U6: evaluation counts. Resolves once the upstream has taken them; when it throws UpstreamUnreachable, it may have. */
+  async postMetrics(session: Session, report: MetricsReport, signal: AbortSignal): Promise<void> {
+    const path = `/metrics/${encodeURIComponent(report.environment)}`;
+    const response = await this.send(`POST ${path}`, path, {
+      base: this.options.metricsUrl,
+      method: 'POST',
+      headers: {
+        ...this.headers(session),
+        'harness-environmentid': report.environment,
+        'content-type': 'application/json',
+      },
+      query: { cluster: session.cluster },
+      body: metricsBody(report),
+      // Whatever success it tells: what is taken must not be sent again.
+      accepts: (status) => status >= 200 && status < 300,
+      signal: AbortSignal.any([signal, AbortSignal.timeout(POST_TIMEOUT_MS)]),
+    });
+    // The answer is read and not cancelled, so that the connection can be used again; that it came is all that matters.
+    await response.arrayBuffer().catch(() => undefined);
+  }
+
   private async *events(
     body: ReadableStream<Uint8Array>,
     watchdog: NodeJS.Timeout,
@@ -188,12 +212,8 @@ export class SaasClient {
     };
   }
 
-  private async send(
-    what: string,
-    path: string,
-    { query, ...init }: RequestInit & { query?: Record<string, string> },
-  ): Promise<Response> {
-    const url = `${this.options.baseUrl}${path}${query ? `?${new URLSearchParams(query).toString()}` : ''}`;
+  private async send(what: string, path: string, { base, query, accepts, ...init }: Call): Promise<Response> {
+    const url = `${base ?? this.options.baseUrl}${path}${query ? `?${new URLSearchParams(query).toString()}` : ''}`;
     let response: Response;
     try {
       // A redirect would take the keys to another host.
@@ -201,7 +221,7 @@ export class SaasClient {
     } catch (cause) {
       throw new UpstreamUnreachable(`${what}: ${reasonOf(cause)}`, { cause });
     }
-    if (response.status === 200) return response;
+    if (accepts ? accepts(response.status) : response.status === 200) return response;
     await response.body?.cancel().catch(() => undefined);
     throw new UpstreamRefusal(response.status, what, retryAfterMs(response.headers.get('retry-after')));
   }
@@ -221,6 +241,32 @@ export class SaasClient {
       throw new UnusableAnswer(`an answer is longer than ${ANSWER_LIMIT} characters`);
     return json(body);
   }
+}
+
+interface Call extends RequestInit {
+  readonly base?: string | undefined;
+  readonly query?: Record<string, string>;
+  /** Which statuses are a success; only 200, if left out. */
+  readonly accepts?: (status: number) => boolean;
+}
+
+/** The Metrics of protocol §2.1. */
+function metricsBody({ counts, targets }: MetricsReport): string {
+  const pairs = (attributes: Readonly<Record<string, string>>) =>
+    Object.entries(attributes).map(([key, value]) => ({ key, value }));
+  return JSON.stringify({
+    metricsData: counts.map(({ timestamp, count, attributes }) => ({
+      timestamp,
+      count,
+      metricsType: 'FFMETRICS',
+      attributes: pairs(attributes),
+    })),
+    targetData: targets.map(({ identifier, name, attributes }) => ({
+      identifier,
+      name,
+      attributes: pairs(attributes),
+    })),
+  });
 }
 
 function eventIn(data: string): StreamEvent {

@@ -1,0 +1,5 @@
+import { runRole } from '#libs/service';
+
+import { MetricsForwarderModule } from './metrics-forwarder.module.js';
+
+await runRole('metrics-forwarder', MetricsForwarderModule);

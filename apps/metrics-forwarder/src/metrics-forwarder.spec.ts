@@ -1,0 +1,510 @@
+import { once } from 'node:events';
+import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+
+import { type MetricsReport, type Position, reportBody, reportSubject } from '#libs/domain';
+import { EventLog, type NewMessage, type StreamName, type Taken } from '#libs/event-log';
+import { SaasClient } from '#libs/saas-client';
+
+import { MetricsForwarder, type MetricsForwarderOptions } from './metrics-forwarder.js';
+
+const DEV = '10000000-0000-4000-8000-000000000001';
+const PROD = '10000000-0000-4000-8000-000000000002';
+const HOUR_MS = 3_600_000;
+const TEN_MINUTES_MS = 600_000;
+const NOON = Date.UTC(2026, 0, 1, 12);
+
+/** The queue of the log, in memory, and what was answered for its messages. */
+class Queue {
+  readonly waiting: { subject: string; id: string; body: string }[] = [];
+  readonly done: string[] = [];
+  readonly kept: string[] = [];
+  /** Messages that went back, with the delay; those that went back for less than a second come again at once. */
+  readonly back: (readonly [id: string, delayMs: number])[] = [];
+  /** What the next answers fail with. */
+  failure: Error | undefined;
+  takers = 0;
+  private more = Promise.withResolvers<void>();
+  private readonly seen = new Set<string>();
+
+  async append(_: StreamName, message: NewMessage): Promise<Position> {
+    if (!this.seen.has(message.id)) this.put(message);
+    this.seen.add(message.id);
+    return { epoch: 'e', sequence: this.seen.size };
+  }
+
+  /** Gives a message out, also when it was given out before. */
+  put(message: NewMessage): void {
+    this.waiting.push(message);
+    this.more.resolve();
+    this.more = Promise.withResolvers();
+  }
+
+  async *take(signal: AbortSignal): AsyncIterable<Taken> {
+    this.takers++;
+    const aborted = once(signal, 'abort');
+    while (!signal.aborted) {
+      const message = this.waiting.shift();
+      if (message) yield this.taken(message);
+      else await Promise.race([this.more.promise, aborted]);
+    }
+  }
+
+  async backlog() {
+    return { messages: this.waiting.length, bytes: 0 };
+  }
+
+  private taken(message: NewMessage): Taken {
+    const { id, subject, body } = message;
+    const answer = async (record: () => void) => {
+      if (this.failure) throw this.failure;
+      record();
+    };
+    return {
+      subject,
+      body,
+      time: NOON,
+      done: () => answer(() => this.done.push(id)),
+      keep: () => answer(() => this.kept.push(id)),
+      back: (delayMs = 0) =>
+        answer(() => {
+          this.back.push([id, delayMs]);
+          if (delayMs < 1000) setTimeout(() => this.put(message), delayMs);
+        }),
+    };
+  }
+}
+
+interface Post {
+  readonly environment: string;
+  readonly headers: IncomingHttpHeaders;
+  readonly query: URLSearchParams;
+  readonly bytes: number;
+  readonly counts: readonly { flag: string; count: number }[];
+  readonly targets: readonly unknown[];
+}
+/** A status, with headers; undefined for no answer at all. */
+type Answer = number | readonly [status: number, headers: Record<string, string>] | undefined;
+
+/** Takes tokens and counts as a test says. */
+class Upstream {
+  readonly posts: Post[] = [];
+  /** What was answered with 200, by flag. */
+  readonly taken = new Map<string, number>();
+  signIns = 0;
+  answer: (post: Post) => Answer | Promise<Answer> = () => 200;
+  answerToSignIn: () => number = () => 200;
+  private readonly server: Server;
+
+  constructor() {
+    this.server = createServer((request, response) => {
+      const chunks: Buffer[] = [];
+      request.on('data', (chunk: Buffer) => chunks.push(chunk));
+      request.on('end', () => {
+        const { pathname, searchParams } = new URL(request.url ?? '', 'http://host');
+        const body = JSON.parse(Buffer.concat(chunks).toString());
+        if (pathname === '/config/proxy/auth') {
+          const claims = Buffer.from('{"account":"acme","cluster_identifier":"2"}').toString('base64url');
+          const token = `e30.${claims}.token-${++this.signIns}`;
+          response.writeHead(this.answerToSignIn()).end(JSON.stringify({ authToken: token }));
+          return;
+        }
+        void this.take(
+          {
+            environment: pathname.replace('/events/metrics/', ''),
+            headers: request.headers,
+            query: searchParams,
+            bytes: Buffer.concat(chunks).length,
+            counts: body.metricsData.map(
+              ({ count, attributes }: { count: number; attributes: { key: string; value: string }[] }) => ({
+                flag: attributes.find(({ key }) => key === 'featureIdentifier')?.value,
+                count,
+              }),
+            ),
+            targets: body.targetData,
+          },
+          response,
+        );
+      });
+    });
+  }
+
+  async start(): Promise<string> {
+    this.server.listen(0, '127.0.0.1');
+    await once(this.server, 'listening');
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  async stop(): Promise<void> {
+    this.server.closeAllConnections();
+    if (this.server.listening) await once(this.server.close(), 'close');
+  }
+
+  private async take(post: Post, response: ServerResponse): Promise<void> {
+    this.posts.push(post);
+    const answer = await this.answer(post);
+    if (answer === undefined) return void response.destroy();
+    const [status, headers] = typeof answer === 'number' ? [answer, {}] : answer;
+    if (status === 200) {
+      for (const { flag, count } of post.counts) this.taken.set(flag, (this.taken.get(flag) ?? 0) + count);
+    }
+    response.writeHead(status, headers).end('null');
+  }
+}
+
+async function until(holds: () => boolean): Promise<void> {
+  for (const deadline = Date.now() + 10_000; !holds();) {
+    if (Date.now() > deadline) throw new Error(`it did not come about: ${String(holds)}`);
+    await delay(5);
+  }
+}
+
+let upstream: Upstream;
+let queue: Queue;
+let url: string;
+let logged: string[];
+let forwarders: MetricsForwarder[];
+let ids: number;
+
+beforeEach(async () => {
+  logged = [];
+  forwarders = [];
+  ids = 0;
+  const note = (message: unknown) => void logged.push(String(message));
+  Logger.overrideLogger({ log: note, warn: note, error: note });
+  queue = new Queue();
+  upstream = new Upstream();
+  url = await upstream.start();
+});
+afterEach(async () => {
+  await Promise.all(forwarders.map((forwarder) => forwarder.stop()));
+  await upstream.stop();
+  jest.useRealTimers();
+  Logger.overrideLogger(['log', 'warn', 'error']);
+});
+
+function start(options: Partial<MetricsForwarderOptions> = {}, waitMs = 10): MetricsForwarder {
+  const saas = new SaasClient({
+    baseUrl: `${url}/config`,
+    metricsUrl: `${url}/events`,
+    proxyKey: 'key',
+    streamIdleTimeoutMs: HOUR_MS,
+  });
+  const forwarder = new MetricsForwarder(
+    queue as unknown as EventLog,
+    saas,
+    { windowMs: 10, shutdownGraceMs: 5000, ...options },
+    (_failures, _random, askedMs = 0) => Math.max(waitMs, askedMs),
+  );
+  forwarders.push(forwarder);
+  forwarder.start();
+  return forwarder;
+}
+
+const counted = (flag: string, count = 1, environment = DEV, more: Record<string, string> = {}) =>
+  ({
+    environment,
+    counts: [
+      { timestamp: NOON, count, attributes: { featureIdentifier: flag, variationIdentifier: 'on', ...more } },
+    ],
+    targets: [],
+  }) satisfies MetricsReport;
+/** Puts a report into the log. Returns the message's id. */
+function report(of: MetricsReport): string {
+  const id = `message-${++ids}`;
+  void queue.append('FF_METRICS', messageOf(id, of));
+  return id;
+}
+const messageOf = (id: string, of: MetricsReport) => ({
+  subject: reportSubject(of),
+  id,
+  body: reportBody(of, { id, time: NOON }),
+});
+
+describe('Counts', () => {
+  it('are gathered, merged by environment and posted with a token, in the words of the protocol', async () => {
+    report(counted('a', 2));
+    report(counted('a', 3));
+    report({
+      ...counted('b', 5),
+      targets: [{ identifier: 'anna', name: 'Anna', attributes: { plan: 'pro' } }],
+    });
+    report(counted('a', 7, PROD));
+    const forwarder = start();
+    await until(() => queue.done.length === 4);
+
+    const inDev = upstream.posts.find(({ environment }) => environment === DEV);
+    expect(upstream.posts).toHaveLength(2);
+    expect(upstream.signIns).toBe(1);
+    expect(inDev).toMatchObject({
+      headers: {
+        authorization: expect.stringMatching(/^Bearer e30\./),
+        'harness-accountid': 'acme',
+        'harness-environmentid': DEV,
+        'content-type': 'application/json',
+        connection: 'keep-alive',
+      },
+      counts: [
+        { flag: 'a', count: 5 },
+        { flag: 'b', count: 5 },
+      ],
+      targets: [{ identifier: 'anna', name: 'Anna', attributes: [{ key: 'plan', value: 'pro' }] }],
+    });
+    expect(inDev?.query.get('cluster')).toBe('2');
+    expect(forwarder.status()).toMatchObject({
+      ready: true,
+      held: 0,
+      dropped: 0,
+      lastPost: { evaluations: expect.any(Number) },
+    });
+  });
+
+  it('are acknowledged when the upstream has taken them, and not before', async () => {
+    const answer = Promise.withResolvers<Answer>();
+    upstream.answer = () => answer.promise;
+    const id = report(counted('a'));
+    start();
+    await until(() => upstream.posts.length === 1);
+    expect(queue.done).toEqual([]);
+    answer.resolve(200);
+    await until(() => queue.done.length === 1);
+    expect(queue.done).toEqual([id]);
+  });
+
+  it('that come to 1 MiB are posted at once', async () => {
+    for (let i = 0; i < 5; i++) report(counted(`flag-${i}`, 1, DEV, { note: 'x'.repeat(256 * 1024) }));
+    start({ windowMs: HOUR_MS });
+    await until(() => queue.done.length === 4);
+    expect(upstream.posts).toHaveLength(1);
+  });
+
+  it('of many messages are posted before the log stops giving out more', async () => {
+    for (let i = 0; i < 600; i++) report(counted('a'));
+    for (let i = 0; i < 400; i++) report(counted('a', 1, PROD));
+    const forwarder = start({ windowMs: HOUR_MS });
+    await until(() => queue.done.length === 600);
+    expect(upstream.posts).toMatchObject([{ environment: DEV, counts: [{ flag: 'a', count: 600 }] }]);
+    expect(forwarder.status()).toMatchObject({ held: 400 });
+  });
+
+  it('are kept from other forwarders while they wait', async () => {
+    jest.useFakeTimers({
+      doNotFake: ['setTimeout', 'setImmediate', 'nextTick', 'Date', 'queueMicrotask', 'performance'],
+    });
+    const id = report(counted('a'));
+    const forwarder = start({ windowMs: HOUR_MS });
+    await until(() => forwarder.status()['held'] === 1);
+    jest.advanceTimersByTime(20_000);
+    expect(queue.kept).toEqual([id, id]);
+  });
+
+  it('are dropped, and that is counted, when they are not to be gathered at all', async () => {
+    report(counted('a', 40));
+    report(counted('b', 2));
+    const forwarder = start({ windowMs: 0 });
+    await until(() => queue.done.length === 2);
+    expect(forwarder.status()).toMatchObject({ dropped: 42 });
+    expect(upstream.posts).toEqual([]);
+  });
+});
+
+describe('An upstream that does not take counts now', () => {
+  it.each<[string, Answer]>([
+    ['fails', 500],
+    ['is overloaded', 429],
+    ['refuses the token, and the next one too', 401],
+    ['breaks off', undefined],
+  ])('and %s gets them later, and other environments go on meanwhile', async (_, failure) => {
+    let isWell = false;
+    upstream.answer = ({ environment }) => (environment === DEV && !isWell ? failure : 200);
+    report(counted('a', 2));
+    report(counted('b', 3, PROD));
+    const forwarder = start();
+    await until(() => queue.back.length >= 3 && upstream.taken.get('b') === 3);
+    report(counted('b', 4, PROD));
+    await until(() => upstream.taken.get('b') === 7);
+    expect(forwarder.status()).toMatchObject({
+      waiting: [{ environment: DEV, failures: expect.any(Number) }],
+    });
+
+    isWell = true;
+    await until(() => upstream.taken.get('a') === 2);
+    await until(() => queue.done.length === 3);
+    expect(forwarder.status()).toMatchObject({ waiting: [], held: 0 });
+    expect(logged.filter((line) => line.includes('stay in the log'))).toHaveLength(1);
+  });
+
+  it('is left alone for as long as it asks', async () => {
+    upstream.answer = () => [503, { 'retry-after': '120' }];
+    report(counted('a'));
+    start();
+    await until(() => queue.back.length === 1);
+    expect(queue.back).toEqual([['message-1', 120_000]]);
+  });
+
+  it('is not asked for new tokens without an end, and nothing is set aside when it gives none', async () => {
+    upstream.answerToSignIn = () => 404;
+    report(counted('a'));
+    const forwarder = start({}, HOUR_MS);
+    await until(() => queue.back.length === 1);
+    expect(queue.back).toEqual([['message-1', HOUR_MS]]);
+    expect(upstream.signIns).toBe(1);
+    expect(forwarder.status()).toMatchObject({ refused: { messages: 0 } });
+  });
+
+  it('leaves the backlog in the log', async () => {
+    upstream.answer = () => 500;
+    report(counted('a'));
+    start({}, HOUR_MS);
+    await until(() => queue.back.length === 1);
+    // One more message at most is taken to find that there is nobody to take it.
+    for (let i = 0; i < 5; i++) report(counted('a'));
+    await until(() => queue.back.length === 2);
+    expect(queue.waiting).toHaveLength(4);
+  });
+});
+
+describe('A token that is refused', () => {
+  it('is replaced, and the post is made again at once', async () => {
+    upstream.answer = ({ headers }) => (headers.authorization?.endsWith('token-1') ? 401 : 200);
+    report(counted('a', 2));
+    start({}, HOUR_MS);
+    await until(() => queue.done.length === 1);
+    expect(upstream.signIns).toBe(2);
+    expect(queue.back).toEqual([]);
+  });
+});
+
+describe('Counts that the upstream finds too many', () => {
+  it('are posted in halves', async () => {
+    upstream.answer = ({ counts }) => (counts.length > 3 ? 413 : 200);
+    for (let i = 0; i < 10; i++) report(counted(`flag-${i}`, i + 1));
+    start({ windowMs: 50 });
+    await until(() => queue.done.length === 10);
+    expect([...upstream.taken.values()].reduce((a, b) => a + b)).toBe(55);
+    expect(queue.back).toEqual([]);
+  });
+
+  it('in one message are divided in the log', async () => {
+    upstream.answer = ({ counts, targets }) => (counts.length + targets.length > 2 ? 413 : 200);
+    const counts = Array.from({ length: 9 }, (_, i) => counted(`flag-${i}`, i + 1).counts[0]!);
+    const targets = Array.from({ length: 4 }, (_, i) => ({
+      identifier: `t-${i}`,
+      name: 't',
+      attributes: {},
+    }));
+    report({ environment: DEV, counts, targets });
+    start();
+    await until(() => [...upstream.taken.values()].reduce((a, b) => a + b, 0) === 45);
+    await until(() => queue.waiting.length === 0 && queue.done.includes('message-1'));
+    expect(queue.back).toEqual([]);
+  });
+});
+
+describe('Counts that the upstream will not take', () => {
+  it('are set aside alone, told of once, and tried again alone', async () => {
+    upstream.answer = ({ counts }) => (counts.some(({ flag }) => flag === 'bad') ? 400 : 200);
+    for (const flag of ['a', 'b', 'bad', 'c', 'd']) report(counted(flag));
+    const forwarder = start({ windowMs: 50 });
+    await until(() => queue.done.length === 4 && queue.back.length === 1);
+    expect(queue.back).toEqual([['message-3', TEN_MINUTES_MS]]);
+    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1, b: 1, c: 1, d: 1 });
+    expect(forwarder.status()).toMatchObject({
+      refused: { messages: 1, last: { reason: expect.stringContaining('was answered with 400') } },
+    });
+
+    const before = upstream.posts.length;
+    queue.put(messageOf('message-3', counted('bad')));
+    report(counted('e'));
+    await until(() => queue.back.length === 2 && queue.done.length === 5);
+    expect(upstream.posts.length - before).toBe(2);
+    expect(logged.filter((line) => line.includes('Set aside'))).toHaveLength(1);
+
+    upstream.answer = () => 200;
+    queue.put(messageOf('message-3', counted('bad')));
+    await until(() => queue.done.length === 6);
+    expect(forwarder.status()).toMatchObject({ refused: { messages: 0 } });
+  });
+
+  it.each([403, 404])('since the answer is %d, are set aside together', async (status) => {
+    upstream.answer = () => status;
+    for (const flag of ['a', 'b', 'c']) report(counted(flag));
+    start();
+    await until(() => queue.back.length === 3);
+    expect(queue.back.map(([, delayMs]) => delayMs)).toEqual([
+      TEN_MINUTES_MS,
+      TEN_MINUTES_MS,
+      TEN_MINUTES_MS,
+    ]);
+    expect(upstream.posts.length).toBeLessThanOrEqual(2);
+  });
+
+  it('since nobody can read them, are set aside, and others are not held up', async () => {
+    queue.put({ subject: `ff.metrics.v1.${DEV}`, id: 'noise', body: 'noise' });
+    report(counted('a'));
+    const forwarder = start();
+    await until(() => queue.done.length === 1);
+    expect(queue.back).toEqual([['noise', TEN_MINUTES_MS]]);
+    expect(forwarder.status()).toMatchObject({ refused: { messages: 1 } });
+  });
+});
+
+describe('A message that the log gives out again', () => {
+  it('while it is held is counted once', async () => {
+    const of = counted('a', 3);
+    report(of);
+    const forwarder = start({ windowMs: 100 });
+    await until(() => forwarder.status()['held'] === 1);
+    queue.put(messageOf('message-1', of));
+    await until(() => queue.done.length === 1);
+    expect(upstream.taken.get('a')).toBe(3);
+    expect(queue.waiting).toEqual([]);
+  });
+
+  it('since it did not hear that it is done is acknowledged, and not posted again', async () => {
+    const of = counted('a', 3);
+    report(of);
+    queue.failure = new Error('the log is away');
+    start();
+    await until(() => upstream.taken.get('a') === 3);
+    queue.failure = undefined;
+    queue.put(messageOf('message-1', of));
+    await until(() => queue.done.length === 1);
+    expect(upstream.posts).toHaveLength(1);
+  });
+});
+
+describe('A forwarder', () => {
+  it('goes on when the log was away', async () => {
+    const failing = jest.spyOn(queue, 'take').mockImplementationOnce(() => {
+      throw new Error('the log is away');
+    });
+    report(counted('a'));
+    start();
+    await until(() => queue.done.length === 1);
+    expect(failing).toHaveBeenCalledTimes(2);
+  });
+
+  it('that stops posts what it has gathered', async () => {
+    for (let i = 0; i < 3; i++) report(counted('a'));
+    const forwarder = start({ windowMs: HOUR_MS });
+    await until(() => forwarder.status()['held'] === 3);
+    await forwarder.stop();
+    expect(upstream.taken.get('a')).toBe(3);
+    expect(queue.done).toHaveLength(3);
+  });
+
+  it('that stops waits for the upstream only so long, and what is not taken goes back at once', async () => {
+    upstream.answer = () => new Promise(() => undefined);
+    for (let i = 0; i < 3; i++) report(counted('a'));
+    const forwarder = start({ windowMs: HOUR_MS, shutdownGraceMs: 50 });
+    await until(() => forwarder.status()['held'] === 3);
+    await forwarder.stop();
+    expect(queue.back.map(([, delayMs]) => delayMs)).toEqual([0, 0, 0]);
+    expect(queue.done).toEqual([]);
+  });
+});

@@ -1,0 +1,385 @@
+import { Logger } from '@nestjs/common';
+import pLimit from 'p-limit';
+
+import { type MetricsReport, reportBody, reportIn, reportSubject } from '#libs/domain';
+import type { EventLog, Taken } from '#libs/event-log';
+import type { PartStatus } from '#libs/observability';
+import {
+  type Backoff,
+  backoffMs,
+  KeptSession,
+  pause,
+  type SaasClient,
+  UpstreamRefusal,
+} from '#libs/saas-client';
+
+import { evaluationsIn, halvesOf, merge } from './merge.js';
+
+/** A window that came to this, as it is in the log, is posted at once. */
+const WINDOW_BYTES = 1024 * 1024;
+/** What may wait in all windows together: half of what the log lets one taker have. The other half is on its way. */
+const MOST_WAITING = { messages: 1000, bytes: 32 * 1024 * 1024 };
+const POSTS_AT_A_TIME = 8;
+/** The log gives a message to another taker when it was not heard of for 30 s. */
+const KEEP_INTERVAL_MS = 10_000;
+const SET_ASIDE_MS = 10 * 60_000;
+const LOG_RETRY_MS = 1000;
+const BACKLOG_INTERVAL_MS = 5000;
+const REMEMBERED_MESSAGES = 20_000;
+/** Refusals by what a post says, of which another post may be free. */
+const ABOUT_CONTENT = new Set([400, 413, 422]);
+const TOO_LARGE = 413;
+/** Refusals that time heals. */
+const PASSING = new Set([401, 408, 425, 429]);
+
+export interface MetricsForwarderOptions {
+  /** How long counts are gathered; 0 to take them from the log and drop them. */
+  readonly windowMs: number;
+  /** How long `stop` may wait for the upstream. */
+  readonly shutdownGraceMs: number;
+}
+
+/** A message that this forwarder answers for. */
+interface Held {
+  readonly id: string;
+  readonly report: MetricsReport;
+  /** How to answer for it; another when the log has given it out again. */
+  taken: Taken;
+}
+
+/** What is gathered of one environment. */
+interface Window {
+  readonly held: Held[];
+  bytes: number;
+  readonly timer: NodeJS.Timeout;
+}
+
+/** No post was made, since the upstream gave no token. */
+class NoToken extends Error {
+  override readonly name = 'NoToken';
+}
+
+/**
+ * Carries evaluation counts upstream (protocol U6). Messages of the log are gathered by environment, posted merged, and
+ * acknowledged when the upstream has taken them: what is not acknowledged comes again, here or at another forwarder.
+ *
+ * What a post fails with decides what becomes of its messages. Time heals it: they go back to the log for as long as the
+ * environment is to be left alone. It is about what they say: they are posted in halves, down to the one message that is
+ * refused. That one, and whatever else the upstream will not take, goes back for ten minutes, and so on until it is taken.
+ */
+export class MetricsForwarder {
+  private readonly logger = new Logger(MetricsForwarder.name);
+  private readonly session: KeptSession;
+  /** No more is taken. */
+  private readonly stopping = new AbortController();
+  /** No more is posted. */
+  private readonly ended = new AbortController();
+  private readonly limit = pLimit(POSTS_AT_A_TIME);
+
+  private readonly held = new Map<string, Held>();
+  private readonly windows = new Map<string, Window>();
+  /** The posts of each environment, one after the other. */
+  private readonly posts = new Map<string, Promise<void>>();
+  /** Environments whose last post failed, and until when they are left alone. */
+  private readonly failing = new Map<string, { readonly failures: number; readonly untilMs: number }>();
+  private readonly passing = new Set<string>();
+  /** Messages that the upstream has, but the log may not know it. */
+  private readonly delivered = new Remembered();
+  /** Messages that the upstream refused, each alone. They are not merged with others again. */
+  private readonly refused = new Remembered();
+  private readonly reasons = new Set<string>();
+
+  private taking: Promise<void> | undefined;
+  private readonly timers: NodeJS.Timeout[] = [];
+  private backlog: object | undefined;
+  private lastPost: object | undefined;
+  private lastRefusal: object | undefined;
+  private dropped = 0;
+
+  constructor(
+    private readonly log: EventLog,
+    private readonly saas: SaasClient,
+    private readonly options: MetricsForwarderOptions,
+    private readonly backoff: Backoff = backoffMs,
+  ) {
+    this.session = new KeptSession(saas);
+  }
+
+  start(): void {
+    this.timers.push(
+      setInterval(() => this.keepAll(), KEEP_INTERVAL_MS),
+      setInterval(() => void this.lookAtBacklog(), BACKLOG_INTERVAL_MS),
+    );
+    void this.lookAtBacklog();
+    this.taking = this.takeAll();
+  }
+
+  /** Posts what was gathered, as far as the upstream takes it in time. The rest goes back. */
+  async stop(): Promise<void> {
+    this.stopping.abort();
+    await this.taking;
+    for (const environment of this.windows.keys()) this.close(environment);
+    const late = setTimeout(() => this.ended.abort(), this.options.shutdownGraceMs);
+    await Promise.all(this.posts.values());
+    clearTimeout(late);
+    for (const timer of this.timers) clearInterval(timer);
+  }
+
+  status(): PartStatus {
+    const waiting = [...this.failing].map(([environment, { failures, untilMs }]) => ({
+      environment,
+      failures,
+      until: new Date(untilMs).toISOString(),
+    }));
+    return {
+      ready: this.taking !== undefined && !this.stopping.signal.aborted,
+      backlog: this.backlog,
+      held: this.held.size,
+      lastPost: this.lastPost,
+      waiting,
+      refused: { messages: this.refused.size, last: this.lastRefusal },
+      dropped: this.dropped,
+    };
+  }
+
+  private async takeAll(): Promise<void> {
+    const { signal } = this.stopping;
+    while (!signal.aborted) {
+      try {
+        for await (const taken of this.log.take(signal)) {
+          await this.receive(taken);
+          if (this.pauseMs() > 0) break;
+        }
+      } catch (error) {
+        this.logger.warn(`Evaluation counts cannot be read from the log: ${String(error)}`);
+        await pause(LOG_RETRY_MS, signal);
+      }
+      await pause(this.pauseMs(), signal);
+    }
+  }
+
+  /** While no environment gets anything through, a backlog would only go round between the log and here. */
+  private pauseMs(): number {
+    if (this.passing.size > 0 || this.failing.size === 0) return 0;
+    return Math.max(0, Math.min(...[...this.failing.values()].map(({ untilMs }) => untilMs)) - Date.now());
+  }
+
+  private async receive(taken: Taken): Promise<void> {
+    let read: { id: string; report: MetricsReport };
+    try {
+      read = reportIn(taken.body);
+    } catch (error) {
+      const id = `${taken.subject} at ${taken.time}`;
+      return this.setAside([{ id, taken }], `the message ${id}`, String(error));
+    }
+    const { id, report } = read;
+    const { environment } = report;
+    const known = this.held.get(id);
+    if (known) known.taken = taken;
+    else if (this.delivered.has(id)) await this.acknowledge([{ id, taken }]);
+    else if (this.options.windowMs === 0) {
+      this.dropped += evaluationsIn(report);
+      await this.acknowledge([{ id, taken }]);
+    } else if (this.waitMs(environment) > 0) {
+      await this.giveBack([{ id, taken }], this.waitMs(environment));
+    } else {
+      const held = { id, report, taken };
+      this.held.set(id, held);
+      if (this.refused.has(id)) this.post(environment, [held]);
+      else this.gather(environment, held);
+    }
+  }
+
+  private gather(environment: string, held: Held): void {
+    let window = this.windows.get(environment);
+    if (!window) {
+      const timer = setTimeout(() => this.close(environment), this.options.windowMs);
+      this.windows.set(environment, (window = { held: [], bytes: 0, timer }));
+    }
+    window.held.push(held);
+    window.bytes += Buffer.byteLength(held.taken.body);
+    if (window.bytes >= WINDOW_BYTES) this.close(environment);
+
+    const open = [...this.windows];
+    const messages = open.reduce((sum, [, each]) => sum + each.held.length, 0);
+    const bytes = open.reduce((sum, [, each]) => sum + each.bytes, 0);
+    if (messages < MOST_WAITING.messages && bytes < MOST_WAITING.bytes) return;
+    const [largest] = open.toSorted(([, a], [, b]) => b.held.length - a.held.length);
+    if (largest) this.close(largest[0]);
+  }
+
+  private close(environment: string): void {
+    const window = this.windows.get(environment);
+    if (!window) return;
+    clearTimeout(window.timer);
+    this.windows.delete(environment);
+    this.post(environment, window.held);
+  }
+
+  private post(environment: string, batch: readonly Held[]): void {
+    const before = this.posts.get(environment) ?? Promise.resolve();
+    const post = before
+      .then(() => this.limit(() => this.deliver(environment, batch)))
+      .catch((error: unknown) => this.logger.error(`A post of ${environment} failed: ${String(error)}`))
+      .finally(() => {
+        if (this.posts.get(environment) === post) this.posts.delete(environment);
+      });
+    this.posts.set(environment, post);
+  }
+
+  /** Sees to it that each message of a batch is taken by the upstream, or goes back. */
+  private async deliver(environment: string, batch: readonly Held[]): Promise<void> {
+    if (this.ended.signal.aborted || this.waitMs(environment) > 0) {
+      return this.giveBack(batch, this.waitMs(environment));
+    }
+    const report = merge(
+      environment,
+      batch.map((held) => held.report),
+    );
+    try {
+      await this.send(report);
+    } catch (error) {
+      return this.failed(environment, batch, error);
+    }
+    if (this.failing.delete(environment))
+      this.logger.log(`The upstream takes evaluation counts of ${environment} again`);
+    this.passing.add(environment);
+    this.lastPost = { at: new Date().toISOString(), environment, evaluations: evaluationsIn(report) };
+    await this.acknowledge(batch);
+  }
+
+  private async send(report: MetricsReport): Promise<void> {
+    const { signal } = this.ended;
+    for (let tries = 1; ; tries++) {
+      const session = this.session.current(signal);
+      try {
+        const signedIn = await session.catch((cause: unknown) => {
+          throw new NoToken(String(cause), { cause });
+        });
+        return await this.saas.postMetrics(signedIn, report, signal);
+      } catch (error) {
+        if (!this.session.forgetIfRefused(error, session) || tries > 1) throw error;
+      }
+    }
+  }
+
+  private async failed(environment: string, batch: readonly Held[], error: unknown): Promise<void> {
+    const status = error instanceof UpstreamRefusal ? error.status : undefined;
+    if (status !== undefined && ABOUT_CONTENT.has(status)) {
+      if (batch.length > 1) {
+        const half = Math.ceil(batch.length / 2);
+        await this.deliver(environment, batch.slice(0, half));
+        return this.deliver(environment, batch.slice(half));
+      }
+      if (status === TOO_LARGE && (await this.divide(batch))) return;
+    }
+    if (status !== undefined && status < 500 && !PASSING.has(status)) {
+      return this.setAside(batch, `counts of ${environment}`, String(error));
+    }
+    if (this.stopping.signal.aborted) return this.giveBack(batch, 0);
+    const failures = (this.failing.get(environment)?.failures ?? 0) + 1;
+    const asked = error instanceof UpstreamRefusal ? error.retryAfterMs : undefined;
+    const waitMs = this.backoff(failures, Math.random(), asked);
+    if (failures === 1) {
+      this.logger.warn(
+        `Evaluation counts of ${environment} stay in the log until the upstream takes them: ${String(error)}`,
+      );
+    }
+    this.failing.set(environment, { failures, untilMs: Date.now() + waitMs });
+    this.passing.delete(environment);
+    await this.giveBack(batch, waitMs);
+  }
+
+  /**
+   * Puts two messages in the place of one that is too large for the upstream. Their ids come from its id, so that doing it
+   * again after a crash adds nothing. False if it cannot be divided.
+   */
+  private async divide(batch: readonly Held[]): Promise<boolean> {
+    const [held] = batch;
+    const halves = held && halvesOf(held.report);
+    if (!halves) return false;
+    try {
+      await Promise.all(
+        halves.map((half, i) => {
+          const id = `${held.id}.${i + 1}`;
+          const body = reportBody(half, { id, time: held.taken.time });
+          return this.log.append('FF_METRICS', { subject: reportSubject(half), id, body });
+        }),
+      );
+    } catch {
+      await this.giveBack(batch, LOG_RETRY_MS);
+      return true;
+    }
+    await this.acknowledge(batch);
+    return true;
+  }
+
+  private async setAside(batch: readonly Pick<Held, 'id' | 'taken'>[], what: string, reason: string) {
+    for (const { id } of batch) this.refused.add(id);
+    this.lastRefusal = { at: new Date().toISOString(), what, reason };
+    if (!this.reasons.has(`${what} ${reason}`)) {
+      this.reasons.add(`${what} ${reason}`);
+      this.logger.error(`Set aside, and tried again every 10 min: ${what}: ${reason}`);
+    }
+    await this.giveBack(batch, SET_ASIDE_MS);
+  }
+
+  private async acknowledge(batch: readonly Pick<Held, 'id' | 'taken'>[]): Promise<void> {
+    await Promise.all(
+      batch.map(async ({ id, taken }) => {
+        this.held.delete(id);
+        this.refused.delete(id);
+        // Should the log not hear of it, or not in time, the message comes again, and is acknowledged then.
+        this.delivered.add(id);
+        await taken.done().catch(() => undefined);
+      }),
+    );
+  }
+
+  private async giveBack(batch: readonly Pick<Held, 'id' | 'taken'>[], waitMs: number): Promise<void> {
+    await Promise.all(
+      batch.map(async ({ id, taken }) => {
+        this.held.delete(id);
+        // A message that the log does not hear of comes again by itself.
+        await taken.back(waitMs).catch(() => undefined);
+      }),
+    );
+  }
+
+  private waitMs(environment: string): number {
+    return Math.max(0, (this.failing.get(environment)?.untilMs ?? 0) - Date.now());
+  }
+
+  private keepAll(): void {
+    for (const { taken } of this.held.values()) void taken.keep().catch(() => undefined);
+  }
+
+  private async lookAtBacklog(): Promise<void> {
+    this.backlog = await this.log.backlog().catch(() => undefined);
+  }
+}
+
+/** The last ids that were added. */
+class Remembered {
+  private readonly ids = new Set<string>();
+
+  add(id: string): void {
+    this.ids.add(id);
+    for (const oldest of this.ids) {
+      if (this.ids.size <= REMEMBERED_MESSAGES) return;
+      this.ids.delete(oldest);
+    }
+  }
+
+  has(id: string): boolean {
+    return this.ids.has(id);
+  }
+
+  delete(id: string): void {
+    this.ids.delete(id);
+  }
+
+  get size(): number {
+    return this.ids.size;
+  }
+}
