@@ -27,9 +27,12 @@ export class Hand {
   private readonly held = new Map<Offer, NodeJS.Timeout>();
   private bytes = 0;
   private freed = Promise.withResolvers<void>();
+  private emptied: () => void = () => undefined;
 
-  get isEmpty(): boolean {
-    return this.held.size === 0;
+  /** Calls back as soon as nothing is out to the taker. */
+  whenEmpty(emptied: () => void): void {
+    this.emptied = emptied;
+    if (this.held.size === 0) emptied();
   }
 
   get full(): boolean {
@@ -112,6 +115,7 @@ export class Hand {
     this.bytes -= offer.body.length;
     this.freed.resolve();
     this.freed = Promise.withResolvers();
+    if (this.held.size === 0) this.emptied();
     return true;
   }
 }

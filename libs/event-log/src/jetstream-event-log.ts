@@ -104,8 +104,6 @@ const CONSUMER_KEPT_MS = 60_000;
 /** One request for messages of the queue: how many, and how long the server has it. */
 const PULL_MESSAGES = 100;
 const PULL_MS = { one: 5000, most: 1000 };
-/** How many messages may be out to all takers together. */
-const MOST_TAKEN = 20_000;
 
 /** Errors of the client that tell of the connection and not of what was asked for. */
 const AWAY = [
@@ -231,7 +229,7 @@ export class JetStreamEventLog extends EventLog {
       const arrivals = this.overConnections(end, (session) => this.pull(session, hand, end));
       yield* hand.handOut(arrivals, end);
     } finally {
-      if (hand.isEmpty) this.hands.delete(hand);
+      hand.whenEmpty(() => this.hands.delete(hand));
     }
   }
 
@@ -535,7 +533,8 @@ export class JetStreamEventLog extends EventLog {
         durable_name: TAKERS,
         ack_policy: AckPolicy.Explicit,
         ack_wait: TAKEN_FOR_MS * MS_IN_NS,
-        max_ack_pending: MOST_TAKEN,
+        // Each taker takes no more than it may hold; and what waits to be offered again counts too, as long as it waits.
+        max_ack_pending: -1,
       });
     });
   }
