@@ -17,6 +17,8 @@ const project = {
 
 export default {
   testTimeout: 60_000,
+  // Scenarios mostly wait for other processes.
+  maxWorkers: '100%',
   projects: [
     {
       ...project,

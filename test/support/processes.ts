@@ -150,14 +150,23 @@ export class Workspace {
   }
 }
 
-/** A port that nobody listened on a moment ago. */
+/** Ports that the system gives to nobody by itself; processes begin at different ones. */
+const PORTS = { first: 12_000, count: 20_000 };
+let nextPort = (process.pid * 97) % PORTS.count;
+
+/** A port that nobody listened on a moment ago, and that nobody is given by chance. */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (;;) {
+    const port = PORTS.first + (nextPort++ % PORTS.count);
+    const server = createServer().listen(port, '127.0.0.1');
+    const isFree = await once(server, 'listening').then(
+      () => true,
+      () => false,
+    );
+    if (!isFree) continue;
+    await once(server.close(), 'close');
+    return port;
+  }
 }
 
 /** The first of so many ports in a row that nobody listened on a moment ago. */
@@ -169,6 +178,7 @@ export async function freePorts(count: number): Promise<number> {
     );
     const listening = await Promise.allSettled(servers.map((server) => once(server, 'listening')));
     for (const server of servers) server.close();
+    nextPort += count;
     if (listening.every(({ status }) => status === 'fulfilled')) return first;
   }
 }
