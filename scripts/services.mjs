@@ -122,6 +122,9 @@ function settingsOf(name) {
     NATS_URL: natsUrl,
     NATS_MONITOR_URL: url(ports.natsMonitor),
     REDIS_ADDRESS: redisAddress,
+    // What is set for other servers does not hold for these.
+    NATS_CREDS: '',
+    NATS_REPLICAS: '',
     REDIS_USERNAME: '',
     REDIS_PASSWORD: '',
     REDIS_DB: '',
