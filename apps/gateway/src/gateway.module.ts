@@ -55,11 +55,16 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
     @Inject(EnvironmentViews) private readonly views: EnvironmentViews,
     @Inject(NoticeHub) private readonly hub: NoticeHub,
     @Inject(UpstreamReports) private readonly reports: UpstreamReports,
+    @Inject(UpstreamStatus) private readonly upstream: UpstreamStatus,
     @Inject(StatusBoard) private readonly board: StatusBoard,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
-    this.board.show('gateway', () => ({ ...this.views.status(), streams: this.hub.openStreams }));
+    this.board.show('gateway', () => ({
+      ...this.views.status(),
+      streams: this.hub.openStreams,
+      upstream: this.upstream.snapshot(),
+    }));
     await this.hub.start();
     this.views.start();
     this.reports.start();
