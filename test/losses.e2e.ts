@@ -191,6 +191,28 @@ describe('When the facts are lost', () => {
   });
 });
 
+it('When everything is restarted and nothing changed, nobody is told anything (P6)', async () => {
+  const ends = async () => {
+    const connection = await connect({ servers: set.natsUrl });
+    const { streams } = await jetstreamManager(connection);
+    const [facts, changes] = await Promise.all([streams.info('FF_FACTS'), streams.info('FF_CHANGES')]);
+    await connection.close();
+    return [facts.state.last_seq, changes.state.last_seq];
+  };
+  const before = await ends();
+  await set.restart();
+  await eventually(
+    async () => (await set.status('ingestor-1'))['ingestor']?.['upstream'] as { config?: { state: string } },
+    (upstream) => upstream.config?.state === 'SYNCED',
+  );
+  await eventually(
+    async () => (await set.status('projector-1'))['projector'],
+    (projector) => projector?.['leading'] === true && projector['ready'] === true,
+  );
+  await expectAgreement(set);
+  expect(await ends()).toEqual(before);
+});
+
 describe('Any one, and any two, may be missing (P9)', () => {
   const servers: Part[] = ['nats', 'redis', 'control-plane'];
   const pairs: Part[][] = [
