@@ -46,6 +46,7 @@ export class EnvironmentViews {
   private readonly stopping = new AbortController();
   private readonly revocations = new Subject<Revocation>();
   private readonly jumping = new Subject<readonly Jump[]>();
+  private readonly loaded = Promise.withResolvers<void>();
   private readonly whole = Promise.withResolvers<void>();
   private isWhole = false;
   private readonly formerEpochs = new Set<string>();
@@ -118,14 +119,14 @@ export class EnvironmentViews {
   }
 
   /**
-   * Waits until the views hold the facts up to there, or the gateway stops.
+   * Waits until the views hold the facts up to there.
    *
-   * @returns false if the position is of a log that this gateway did not get to hear of in good time
+   * @returns false if the gateway stops, or if the position is of a log that this gateway did not get to hear of in good time
    */
   async caughtUp(position: Position): Promise<boolean> {
-    if (this.hasReached(position)) return true;
+    await this.loaded.promise;
     const sameLog = position.epoch === this.view?.position.epoch;
-    return this.waitFor(position, sameLog || !this.view ? undefined : AbortSignal.timeout(UNKNOWN_EPOCH_MS));
+    return this.waitFor(position, sameLog ? undefined : AbortSignal.timeout(UNKNOWN_EPOCH_MS));
   }
 
   /**
@@ -175,6 +176,7 @@ export class EnvironmentViews {
         await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
+    this.loaded.resolve();
     for (const { done } of this.waiting) done();
   }
 
@@ -226,6 +228,7 @@ export class EnvironmentViews {
     const before = this.view;
     this.view = view;
     this.began = view.position;
+    this.loaded.resolve();
     const ids = new Set([...(before?.states.keys() ?? []), ...view.states.keys()]);
     for (const id of ids) this.keysMayDiffer(id, before?.states.get(id));
     if (before) {
@@ -287,6 +290,7 @@ export class EnvironmentViews {
   /** @returns whether the views hold it by the time that `patience` aborts or the gateway stops */
   private waitFor(position: Position, patience?: AbortSignal): Promise<boolean> {
     if (this.hasReached(position)) return Promise.resolve(true);
+    if (this.stopping.signal.aborted) return Promise.resolve(false);
     const { promise, resolve } = Promise.withResolvers<boolean>();
     const end = () => {
       this.waiting.delete(waiter);

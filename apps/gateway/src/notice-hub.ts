@@ -150,7 +150,7 @@ export class NoticeHub {
       if (this.views.beganWith(of)) return;
       // Also with no stream open: one that opens now is read together with views that must hold the change.
       if (await this.views.caughtUp(of)) this.send(notice);
-      else {
+      else if (!this.stopping.signal.aborted) {
         this.logger.warn(
           `Streams of ${notice.environment} end: what notice ${position.sequence} tells of cannot be read here`,
         );
