@@ -9,6 +9,8 @@ import { openStore, withLog } from './services.js';
 
 /** How far a projector may be behind the log while it works. */
 const PROJECTOR_LAG_MS = 3000;
+/** A burst of changes is over by then, or leaves a moment to compare. */
+const GIVE_UP_AFTER_MS = 60_000;
 
 const EXAMPLES = `
 Examples:
@@ -48,7 +50,7 @@ async function run({ dryRun }: { readonly dryRun?: true }): Promise<void> {
     try {
       const again: Again = (id, at) => leadOn(log, fold, id, at);
       const { compared, outcome, details } = await showingProgress('Comparing', async (progress) => {
-        const looking = { patienceMs: PROJECTOR_LAG_MS, progress };
+        const looking = { patienceMs: PROJECTOR_LAG_MS, giveUpAfterMs: GIVE_UP_AFTER_MS, progress };
         return dryRun
           ? differencesIn(await compare(store, fold, again, looking))
           : changesIn(await rebuild(store, fold, again, looking));

@@ -9,7 +9,7 @@ import type { LogFold } from './log-fold.js';
 
 /** Environments at a time: their keys are prepared in memory. */
 const AT_A_TIME = 8;
-/** How often an environment may move on while it is looked at, before somebody else is left to it. */
+/** How often an environment may move on while it is looked at, at least, before somebody else is left to it. */
 const MOST_TRIES = 20;
 const LOOK_AGAIN_MS = 20;
 
@@ -35,6 +35,8 @@ export interface Comparison {
 export interface Looking {
   /** How long a store that is behind the log may take to catch up, before it counts as wrong. */
   readonly patienceMs?: number;
+  /** How long, in all, an environment is looked at again that moves on each time. */
+  readonly giveUpAfterMs?: number;
   readonly progress?: (done: number, of: number) => void;
 }
 
@@ -92,19 +94,19 @@ async function whereWrong(
   store: StateStore,
   { position: { epoch }, states }: LogFold,
   again: Again,
-  { patienceMs = 0, progress = () => undefined }: Looking,
+  { patienceMs = 0, giveUpAfterMs = 0, progress = () => undefined }: Looking,
   act: (state: EnvironmentState, stored: Position | undefined) => Promise<boolean>,
 ): Promise<string[]> {
   const wrong: string[] = [];
   const limit = pLimit(AT_A_TIME);
   const stored = await store.positions();
-  const patienceEnds = performance.now() + patienceMs;
+  const began = performance.now();
   let done = 0;
 
   /** Where the store is, once it has caught up with the log or had the time to. */
   const caughtUp = async (id: string, sequence: number, seen: Position | undefined) => {
     let position = seen;
-    while (performance.now() < patienceEnds) {
+    while (performance.now() - began < patienceMs) {
       if (position?.epoch === epoch && position.sequence >= sequence) break;
       await delay(LOOK_AGAIN_MS);
       position = (await store.positions()).get(id);
@@ -122,7 +124,8 @@ async function whereWrong(
         wrong.push(id);
         break;
       }
-      if (tries === MOST_TRIES) throw new StoreInUse(`environment ${id} changes all the time in the store`);
+      if (tries >= MOST_TRIES && performance.now() - began >= giveUpAfterMs)
+        throw new StoreInUse(`environment ${id} changes all the time in the store`);
       position = (await store.positions()).get(id);
     }
     progress(++done, states.size);
