@@ -73,6 +73,28 @@ describe('The folder of an embedded log', () => {
     await log.close();
   });
 
+  it('of a version that had neither notes nor a queue is taken over with its facts', async () => {
+    const before = await EmbeddedEventLog.open(folder);
+    const position = await before.append('FF_FACTS', { subject: 's', id: 'i', body: 'fact' });
+    await before.close();
+    const file = new DatabaseSync(join(folder, 'log.sqlite'));
+    file.exec(`
+      DROP TABLE notes; DROP TABLE FF_METRICS; DROP TABLE FF_METRICS_done;
+      DELETE FROM streams WHERE name = 'FF_METRICS';
+      CREATE TABLE followers (
+        stream TEXT NOT NULL, name TEXT NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (stream, name)
+      ) STRICT;
+    `);
+    file.close();
+
+    const log = await EmbeddedEventLog.open(folder);
+    expect(await log.head('FF_FACTS')).toEqual(position);
+    await log.remember('projector', position);
+    await log.append('FF_METRICS', { subject: 'm', id: 'm', body: '' });
+    expect(await log.backlog()).toMatchObject({ messages: 1 });
+    await log.close();
+  });
+
   it('made anew begins a new epoch', async () => {
     const log = await EmbeddedEventLog.open(folder);
     const { epoch } = await log.head('FF_FACTS');

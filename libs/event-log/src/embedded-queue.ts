@@ -20,8 +20,8 @@ export class EmbeddedQueue {
   /** Everything up to here has been loaded. */
   private loadedTo = 0;
   private loaded: StoredMessage[] = [];
-  /** Messages that were given back, and when they may be taken again. */
-  private readonly returned = new Map<number, number>();
+  /** Messages that were given back, and may be taken again. */
+  private readonly returned = new Set<number>();
   private loading: Promise<void> | undefined;
   private changed = Promise.withResolvers<void>();
 
@@ -50,9 +50,9 @@ export class EmbeddedQueue {
   }
 
   private offer({ sequence, ...message }: StoredMessage): Offer {
-    const back = (delayMs: number) => {
-      this.returned.set(sequence, performance.now() + delayMs);
-      setTimeout(() => this.wake(), delayMs).unref();
+    const comeBack = () => {
+      this.returned.add(sequence);
+      this.wake();
     };
     return {
       ...message,
@@ -62,9 +62,9 @@ export class EmbeddedQueue {
         this.returned.delete(sequence);
         this.loaded = this.loaded.filter((other) => other.sequence !== sequence);
       },
-      back: async (delayMs) => back(delayMs),
+      back: async (delayMs) => void setTimeout(comeBack, delayMs).unref(),
       keep: async () => undefined,
-      lapse: () => back(0),
+      lapse: comeBack,
     };
   }
 
@@ -77,11 +77,7 @@ export class EmbeddedQueue {
   }
 
   private async loadPortion(): Promise<void> {
-    const now = performance.now();
-    const due = [...this.returned.keys()]
-      .filter((sequence) => (this.returned.get(sequence) ?? 0) <= now)
-      .toSorted((a, b) => a - b)
-      .slice(0, PORTION_MESSAGES);
+    const due = [...this.returned].toSorted((a, b) => a - b).slice(0, PORTION_MESSAGES);
     if (due.length > 0) {
       const stored = await this.file.messages(due);
       const last = stored.at(-1)?.sequence ?? Number.POSITIVE_INFINITY;

@@ -14,7 +14,7 @@ import { Logger, type LoggerService } from '@nestjs/common';
 
 import { StartupError } from '#libs/service';
 
-import { eventLogContract } from './event-log.suite.js';
+import { eventLogContract, inWaves } from './event-log.suite.js';
 import { type EventLog, LogUnreachable, MessageTooLarge, type MetricsBounds, UnknownEpoch } from './index.js';
 import { JetStreamEventLog, type JetStreamOptions } from './jetstream-event-log.js';
 
@@ -39,11 +39,11 @@ class NatsServer {
     return `127.0.0.1:${this.port}`;
   }
 
-  async start(configuration = ''): Promise<void> {
+  async start(configuration = '', storage = '10GB'): Promise<void> {
     const file = join(this.folder, 'nats.conf');
     await writeFile(
       file,
-      `listen: "${this.address}"\njetstream { store_dir: ${JSON.stringify(this.folder)} }\n${configuration}`,
+      `listen: "${this.address}"\njetstream { store_dir: ${JSON.stringify(this.folder)}, max_file_store: ${storage} }\n${configuration}`,
     );
     this.process = spawn('nats-server', ['-c', file], { stdio: 'ignore' });
     for (let up = false; !up;) {
@@ -172,10 +172,11 @@ describe('The log of a server that runs', () => {
     it('that is deleted under a running log is made anew with another epoch, and its readers are told', async () => {
       const log = await open();
       const before = await log.append('FF_FACTS', message('1'));
-      const reading = Array.fromAsync(log.tail('FF_FACTS', undefined, forever()));
+      const reading = log.tail('FF_FACTS', undefined, forever())[Symbol.asyncIterator]();
+      await reading.next();
       await server.asAdministrator(({ streams }) => streams.delete('FF_FACTS'));
 
-      await expect(reading).rejects.toThrow(UnknownEpoch);
+      await expect(reading.next()).rejects.toThrow(UnknownEpoch);
       const after = await log.append('FF_FACTS', message('2'));
       expect(after.epoch).not.toBe(before.epoch);
       await expect(Array.fromAsync(log.tail('FF_FACTS', before, forever()))).rejects.toThrow(UnknownEpoch);
@@ -494,9 +495,10 @@ describe('When the server', () => {
 
     server.signal('SIGSTOP');
     // One may still get through. Repeated, it is the same message.
-    let failure: unknown;
-    while (!failure) await append('2').catch((error: unknown) => (failure = error));
-    expect(failure).toBeInstanceOf(LogUnreachable);
+    const appendOn = async () => {
+      for (;;) await append('2');
+    };
+    await expect(appendOn()).rejects.toThrow(LogUnreachable);
     await until(() => said.some((line) => line.includes(`NATS at ${server.address} cannot be reached`)));
     expect(log.reachable).toBe(false);
     server.signal('SIGCONT');
@@ -512,10 +514,8 @@ describe('When the server', () => {
     await open();
     const count = 3000;
     const bodies = Array.from({ length: count }, (_, i) => String(i));
-    await Promise.all(
-      bodies.map((body) =>
-        log.append('FF_FACTS', { ...message(body), subject: `ff.facts.v1.dev.flag.f${body}` }),
-      ),
+    await inWaves(count, (i) =>
+      log.append('FF_FACTS', { ...message(String(i)), subject: `ff.facts.v1.dev.flag.f${i}` }),
     );
     const seen: string[] = [];
     for await (const messages of log.latest('FF_FACTS')) {
@@ -562,6 +562,19 @@ describe('When the server', () => {
     await writeFile(credentialsFile, credentials);
     await until(() => log.reachable);
     await append('1');
+  });
+
+  it('has no room for the queue, that is said, and the rest works', async () => {
+    await server.start('', '100MB');
+    await open();
+    await append('1');
+    expect(log.reachable).toBe(true);
+    expect(said).toContainEqual(
+      expect.stringContaining(
+        'The stream FF_METRICS cannot be made: JetStreamApiError: insufficient storage',
+      ),
+    );
+    await expect(log.backlog()).rejects.toThrow('insufficient storage');
   });
 
   it('has no TLS and is asked for it, it is not spoken to', async () => {

@@ -504,7 +504,7 @@ export class JetStreamEventLog extends EventLog {
     const tell = async (what: string) => {
       const session = this.connection.current ?? (await this.connection.ready());
       // In a stream that was made anew it would be about another message.
-      if (this.incarnation(QUEUE).epoch !== epoch) return;
+      if ((await this.askEpoch(session, QUEUE)) !== epoch) return;
       await session.connection.request(reply, what, { timeout: ANSWER_MS });
     };
     const say = (what: string) =>
@@ -562,11 +562,18 @@ export class JetStreamEventLog extends EventLog {
       .then((error) => lose(error ? refused(error) : new Error('the connection ended')));
     try {
       const client = jetstream(connection, { timeout: ANSWER_MS });
-      const manager = await jetstreamManager(connection, { timeout: ANSWER_MS });
-      const prepared = await this.prepare({ client, manager });
+      const buckets = new Kvm(client);
+      const session = {
+        connection,
+        client,
+        manager: await jetstreamManager(connection, { timeout: ANSWER_MS, checkAPI: false }),
+        // Read from the bucket's leader: a copy may not have yet what was just remembered.
+        notes: await buckets.open(NOTES, { allow_direct: false }),
+        leases: await buckets.open(LEASES),
+        lost: lost.signal,
+      };
+      await this.prepare(session);
       if (this.ending.signal.aborted) throw new Error('the log is closed');
-      const session = { connection, client, manager, ...prepared, lost: lost.signal };
-      this.warnOfServer(connection.info?.version ?? '0', prepared.replicas);
       void this.watch(session, lose);
       return session;
     } catch (error) {
@@ -575,18 +582,21 @@ export class JetStreamEventLog extends EventLog {
     }
   }
 
-  /** Makes the streams and buckets that are missing. */
-  private async prepare({ client, manager }: Pick<NatsSession, 'client' | 'manager'>) {
+  /**
+   * Makes the streams and buckets that are missing. One that cannot be had keeps nobody from using the others: it may be
+   * that its leader is being elected. Throws if none can be had.
+   */
+  private async prepare(session: NatsSession): Promise<void> {
     const { replicas } = this.options;
-    const infos = await Promise.all(NAMES.map((stream) => this.ensure({ manager }, stream)));
-    for (const { config } of infos) this.warnOfSettings(config);
-    const buckets = new Kvm(client);
-    return {
-      // Read from the bucket's leader: a copy may not have yet what was just remembered.
-      notes: await buckets.create(NOTES, { replicas, storage: StorageType.File, allow_direct: false }),
-      leases: await buckets.create(LEASES, { replicas, storage: StorageType.Memory, ttl: LEASE_MS }),
-      replicas: Math.min(...infos.map(({ config }) => config.num_replicas)),
-    };
+    const buckets = new Kvm(session.client);
+    const streams = NAMES.map((stream) => this.ensure(session, stream));
+    const all = await Promise.allSettled([
+      ...streams,
+      buckets.create(NOTES, { replicas, storage: StorageType.File }),
+      buckets.create(LEASES, { replicas, storage: StorageType.Memory, ttl: LEASE_MS }),
+    ]);
+    const failures = all.filter((one) => one.status === 'rejected');
+    if (failures.length === all.length) throw failures[0]?.reason;
   }
 
   /** Sees to it that what is deleted is made anew, and that a server that says nothing any more counts as lost. */
@@ -600,7 +610,7 @@ export class JetStreamEventLog extends EventLog {
         this.answering = true;
       } catch (error) {
         if (end.aborted) return;
-        // Twice, since a stream of a cluster may be without a leader for a moment.
+        // Twice, since all of them may be between two leaders for a moment.
         if (!this.answering) lose(error);
         this.answering = false;
       }
@@ -608,21 +618,25 @@ export class JetStreamEventLog extends EventLog {
   }
 
   /** The stream as it is; made if it is not there. */
-  private async ensure({ manager }: Pick<NatsSession, 'manager'>, stream: StreamName): Promise<StreamInfo> {
+  private async ensure({ manager, connection }: NatsSession, stream: StreamName): Promise<StreamInfo> {
     const info = await manager.streams.info(stream).catch((error: unknown) => {
-      if (!(error instanceof JetStreamApiError && error.code === JetStreamApiCodes.StreamNotFound))
-        throw error;
-      return manager.streams.add(this.settings(stream));
+      if (!isError(error, JetStreamApiCodes.StreamNotFound)) throw error;
+      return manager.streams.add(this.settings(stream)).catch((reason: unknown) => {
+        this.once('error', `The stream ${stream} cannot be made: ${String(reason)}`);
+        throw reason;
+      });
     });
     const before = this.incarnations.get(stream);
     const epoch = epochOf(info);
     if (before?.epoch !== epoch) {
       this.incarnations.set(stream, { epoch, gone: new AbortController() });
-      if (before)
+      this.inspect(stream, info.config, connection.info?.version ?? '0');
+      if (before) {
         this.logger.warn(
           `The stream ${stream} was made anew: its epoch is ${epoch}, and was ${before.epoch}`,
         );
-      before?.gone.abort();
+        before.gone.abort();
+      }
     }
     return info;
   }
@@ -653,9 +667,9 @@ export class JetStreamEventLog extends EventLog {
     };
   }
 
-  /** Says which settings of a stream are not ours, and matter. */
-  private warnOfSettings(config: StreamConfig): void {
-    const wanted = this.settings(config.name as StreamName);
+  /** Says which settings of a stream are not ours, and matter, and whether what it has is safe. */
+  private inspect(stream: StreamName, config: StreamConfig, version: string): void {
+    const wanted = this.settings(stream);
     const matters = [
       'subjects',
       'storage',
@@ -669,18 +683,13 @@ export class JetStreamEventLog extends EventLog {
       .filter((name) => String(config[name]) !== String(wanted[name]))
       .map((name) => `${name} is ${String(config[name])} and should be ${String(wanted[name])}`);
     if (differences.length > 0) {
-      this.once(
-        'warn',
-        `The stream ${config.name} has other settings, and keeps them: ${differences.join('; ')}`,
-      );
+      this.once('warn', `The stream ${stream} has other settings, and keeps them: ${differences.join('; ')}`);
     }
-  }
-
-  private warnOfServer(version: string, replicas: number): void {
     if (isOlder(version, OLDEST_SERVER)) {
       this.once('error', `NATS is ${version}, and the relay needs ${OLDEST_SERVER} or newer`);
     }
-    void durabilityWarning(version, replicas, this.options.monitorUrl).then(
+    if (stream !== 'FF_FACTS') return;
+    void durabilityWarning(version, config.num_replicas, this.options.monitorUrl).then(
       (warning) => warning && this.once('warn', warning),
     );
   }

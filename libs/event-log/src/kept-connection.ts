@@ -114,7 +114,13 @@ export class KeptConnection<S extends Session> {
   }
 }
 
+/** What some errors of the client mean. */
+const WORDS: Record<string, string> = {
+  TimeoutError: 'it does not answer',
+  JetStreamNotEnabled: 'JetStream is not enabled there, or no server of the cluster leads the stream now',
+};
+
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return error.name === 'TimeoutError' ? 'it does not answer' : error.message;
+  return WORDS[error.name] ?? error.message;
 }

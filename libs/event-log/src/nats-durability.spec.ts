@@ -58,6 +58,13 @@ describe('That a power failure can take acknowledged facts', () => {
     expect(await durabilityWarning('2.10.23', 1, url())).toContain(reason);
   });
 
+  it('is said without a password that the address of the monitor holds', async () => {
+    answer = { status: 500, body: '' };
+    const told = await durabilityWarning('2.10.23', 1, url().replace('http://', 'http://relay:s3cret@'));
+    expect(told).toContain('answers 500');
+    expect(told).not.toContain('s3cret');
+  });
+
   it('is said when the monitor is away', async () => {
     const gone = url();
     monitor.close();

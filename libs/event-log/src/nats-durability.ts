@@ -15,7 +15,7 @@ const NS_IN_S = 1_000_000_000;
  * Why a power failure could take messages that the server acknowledged, and what to do about it; undefined if it could
  * not. The server tells that nowhere but on its monitoring address.
  *
- * @param replicas the fewest copies that a stream has
+ * @param replicas how many copies the stream has
  */
 export async function durabilityWarning(
   version: string,
@@ -50,6 +50,8 @@ export function isOlder(version: string, than: string): boolean {
 /** How often the server flushes, in words; undefined if it does before it acknowledges. */
 async function askMonitor(monitorUrl: string): Promise<string | undefined> {
   const url = new URL('/jsz?config=true', monitorUrl);
+  // The server asks for none there, and an address that has some would be repeated in an error.
+  url.username = url.password = '';
   const response = await fetch(url, { signal: AbortSignal.timeout(TIMEOUT_MS) });
   if (!response.ok) throw new Error(`${url.href} answers ${response.status}`);
   const answer = jsz.safeParse(await response.json());
