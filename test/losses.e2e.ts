@@ -162,6 +162,27 @@ describe('When the facts are lost', () => {
     ]);
   });
 
+  it('in part, as by a power failure, what is missing is read from the upstream again', async () => {
+    await set.stop('nats');
+    await set.keepNatsData();
+    await set.start('nats');
+    await admin.setState('a', 'off');
+    await admin.createFlag('made-since');
+    await expectAgreement(set);
+    const before = await epochAt('gateway-1', 'gateway');
+
+    await set.stop('nats', 'SIGKILL');
+    await set.restoreNatsData();
+    await set.start('nats');
+    await expectAgreement(set);
+    expect(await epochAt('gateway-1', 'gateway')).toBe(before);
+    // All goes on from there, for those too who were connected.
+    const events = await told();
+    await admin.setState('a', 'on');
+    await expectAgreement(set);
+    expect(await toldUntilNow(events)).toEqual(['patch a 4', 'patch a 4']);
+  });
+
   it('and the upstream is away, gateways go on with what they know, new ones too', async () => {
     const session = await SdkSession.signIn(set.gateways[0] ?? '');
     const before = await session.flags();

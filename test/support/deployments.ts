@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
+import { cp, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -174,6 +174,17 @@ export class ServiceSet implements Deployment {
 
   resume(part: Part): void {
     this.running.get(part)?.signal('SIGCONT');
+  }
+
+  /** Copies what the server holds, while it does not run. */
+  async keepNatsData(): Promise<void> {
+    await cp(join(this.folder, 'jetstream'), join(this.folder, 'jetstream-kept'), { recursive: true });
+  }
+
+  /** Puts the copy in place of what the server holds, while it does not run. */
+  async restoreNatsData(): Promise<void> {
+    await rm(join(this.folder, 'jetstream'), { recursive: true });
+    await cp(join(this.folder, 'jetstream-kept'), join(this.folder, 'jetstream'), { recursive: true });
   }
 
   isRunning(part: Part): boolean {

@@ -180,7 +180,7 @@ describe('The views of a gateway', () => {
     const started = start(log);
     const seen = jumps(started);
     await log.takenIn(1);
-    log.end = at(1, 'e2');
+    log.end = at(2, 'e2');
     await log.askedForHead(3);
     expect(versionIn(started)).toBe(5);
     await stored(1, 'e2');
@@ -188,6 +188,18 @@ describe('The views of a gateway', () => {
     expect(log.followedFrom).toEqual([at(2), at(2, 'e2')]);
     expect(versionIn(started)).toBe(1);
     expect(seen).toEqual([[5, 1]]);
+  });
+
+  it('do not take a store that is ahead of a log which lost its newest facts', async () => {
+    await stored(5);
+    const log = new ToldLog([lost], at(1));
+    const started = start(log);
+    await log.askedForHead(4);
+    expect(versionIn(started)).toBe(5);
+    expect(log.followedFrom).toEqual([at(2)]);
+    await store.begin({ position: at(1), complete: true, writer: 'another projector' });
+    await log.takenIn(2);
+    expect(log.followedFrom).toEqual([at(2), at(1)]);
   });
 
   it('take a log that was made anew as it is when the store is away', async () => {

@@ -52,7 +52,7 @@ export class EnvironmentViews {
   private readonly formerEpochs = new Set<string>();
   private environmentByKey = new Map<string, string>();
   private view: LogFold | undefined;
-  /** Where the present view was loaded, before it followed the facts. */
+  /** What the views held when they were loaded, or when all streams had ended. */
   private began: Position | undefined;
   /** Where the log ended when the views began. */
   private end: Position | undefined;
@@ -116,6 +116,11 @@ export class EnvironmentViews {
   /** Whether the views held a fact when they were loaded: nobody was served anything without it. */
   beganWith({ epoch, sequence }: Position): boolean {
     return this.began?.epoch === epoch && sequence <= this.began.sequence;
+  }
+
+  /** Whoever was served anything before is gone, and comes back to what the views hold now. */
+  beginAgain(): void {
+    this.began = this.view?.position;
   }
 
   /**
@@ -189,7 +194,7 @@ export class EnvironmentViews {
   private async nextView(lostAt: number): Promise<LogFold> {
     const head = await this.log.head('FF_FACTS');
     const progress = await this.store.progress().catch(() => undefined);
-    if (progress?.position.epoch === head.epoch) {
+    if (progress?.position.epoch === head.epoch && progress.position.sequence <= head.sequence) {
       const stored = await this.fromStore();
       if (stored) return stored;
     }
@@ -232,7 +237,7 @@ export class EnvironmentViews {
     const ids = new Set([...(before?.states.keys() ?? []), ...view.states.keys()]);
     for (const id of ids) this.keysMayDiffer(id, before?.states.get(id));
     if (before) {
-      this.formerEpochs.add(before.position.epoch);
+      if (before.position.epoch !== view.position.epoch) this.formerEpochs.add(before.position.epoch);
       this.logger.warn(`The log was made anew; serving what it says now (${view.states.size} environments)`);
       this.jumping.next(
         [...ids].map((id) => ({ before: before.states.get(id), after: view.states.get(id) })),

@@ -136,6 +136,7 @@ export class NoticeHub {
             'The notices were lost, and nobody knows which: all streams end, and SDKs read anew',
           );
           for (const stream of this.all()) end(stream);
+          this.views.beginAgain();
           told = undefined;
         }
         await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);

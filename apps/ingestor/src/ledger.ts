@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { Logger } from '@nestjs/common';
+import pLimit from 'p-limit';
 
 import {
   entityOf,
@@ -36,6 +37,11 @@ export interface SetAside {
   readonly since: number;
 }
 
+/** A fact that is in the log now. */
+interface Appended extends SequencedFact {
+  readonly epoch: string;
+}
+
 const RETRY_MS = 1000;
 /** Beyond that they are counted on, and not shown. */
 const MOST_SET_ASIDE = 1000;
@@ -46,12 +52,12 @@ const MOST_SET_ASIDE = 1000;
  */
 export class Ledger {
   private readonly logger = new Logger(Ledger.name);
-  private readonly states = new Map<string, EnvironmentState>();
-  private readonly lastSequences = new Map<string, number>();
+  private held = new Holding();
   private position: Position | undefined;
   private appended = 0;
-  /** The newest fact of its kind about the account. */
-  private readonly accountFacts = new Map<Fact['type'], number>();
+  private readonly oneLoadAtATime = pLimit(1);
+  /** What was appended since the load that is under way began. */
+  private meanwhile: Appended[] | undefined;
   /** By subject. */
   private readonly aside = new Map<string, SetAside>();
 
@@ -61,13 +67,21 @@ export class Ledger {
   ) {}
 
   /** Reads everything from the log. Messages that cannot be read are left out: their entities are published anew. */
-  async load(): Promise<void> {
+  load(): Promise<void> {
+    return this.oneLoadAtATime(() => this.read());
+  }
+
+  private async read(): Promise<void> {
+    const meanwhile: Appended[] = (this.meanwhile = []);
     const head = await this.log.head('FF_FACTS');
-    if (head.epoch !== this.position?.epoch) {
-      for (const known of [this.states, this.lastSequences, this.accountFacts, this.aside]) known.clear();
-    }
+    // Nothing of what was known before: a log may have lost its newest facts, and use their sequences again.
+    const held = new Holding();
+    for await (const messages of this.log.latest('FF_FACTS')) held.takeIn(messages);
+    held.keep(meanwhile.filter(({ epoch }) => epoch === head.epoch));
+    if (head.epoch !== this.position?.epoch) this.aside.clear();
+    this.held = held;
     this.position = head;
-    for await (const messages of this.log.latest('FF_FACTS')) this.takeIn(messages);
+    this.meanwhile = undefined;
   }
 
   /**
@@ -79,26 +93,19 @@ export class Ledger {
     while (!signal.aborted) {
       try {
         for await (const messages of this.log.tail('FF_FACTS', this.position, signal)) {
-          this.takeIn(messages);
+          this.held.takeIn(messages);
           this.position = messages.at(-1)?.position ?? this.position;
         }
       } catch (error) {
         if (signal.aborted) return;
-        if (
-          error instanceof UnknownEpoch &&
-          (await this.load().then(
-            () => true,
-            () => false,
-          ))
-        )
-          lost();
+        if (error instanceof UnknownEpoch) await this.load().then(lost, () => undefined);
         await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
   }
 
   environment(id: string): EnvironmentState {
-    return this.states.get(id) ?? unknownEnvironment(id);
+    return this.held.states.get(id) ?? unknownEnvironment(id);
   }
 
   /** How many facts this process has appended. */
@@ -108,18 +115,18 @@ export class Ledger {
 
   /** The UUIDs of all environments that exist. */
   environments(): string[] {
-    return [...this.states.values()].filter((state) => state.exists).map((state) => state.id);
+    return [...this.held.states.values()].filter((state) => state.exists).map((state) => state.id);
   }
 
   /** Whether the log has once held the whole account, since its proxy key was last deleted. */
   get snapshotCompleted(): boolean {
-    const completed = this.accountFacts.get('SnapshotCompleted') ?? 0;
-    return completed > (this.accountFacts.get('ProxyKeyDeleted') ?? 0);
+    const completed = this.held.accountFacts.get('SnapshotCompleted') ?? 0;
+    return completed > (this.held.accountFacts.get('ProxyKeyDeleted') ?? 0);
   }
 
   /** Environments that are still there although the proxy key was deleted after they were added. */
   leftBehind(): string[] {
-    const deleted = this.accountFacts.get('ProxyKeyDeleted') ?? 0;
+    const deleted = this.held.accountFacts.get('ProxyKeyDeleted') ?? 0;
     return this.environments().filter((id) => this.environment(id).lifeSequence < deleted);
   }
 
@@ -129,7 +136,9 @@ export class Ledger {
    */
   async append(facts: readonly Fact[]): Promise<void> {
     const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact)));
-    this.fold(appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : [])));
+    const appended = appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : []));
+    this.meanwhile?.push(...appended);
+    this.held.keep(appended);
     const failures = appends.flatMap((append) =>
       append.status === 'rejected' ? [append.reason as unknown] : [],
     );
@@ -159,9 +168,9 @@ export class Ledger {
   }
 
   /** @returns undefined if it is set aside, so that others go on */
-  private async appendOne(fact: Fact): Promise<SequencedFact | undefined> {
+  private async appendOne(fact: Fact): Promise<Appended | undefined> {
     const subject = factSubject(fact);
-    const expectedSequence = this.lastSequences.get(subject) ?? 0;
+    const expectedSequence = this.held.lastSequences.get(subject) ?? 0;
     // The same fact after the same predecessor is the same append, however often it is tried.
     const id = createHash('sha256')
       .update(JSON.stringify([subject, expectedSequence, fact]))
@@ -170,10 +179,9 @@ export class Ledger {
     try {
       const { epoch, sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
       if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
-      this.lastSequences.set(subject, sequence);
       this.aside.delete(subject);
       this.appended++;
-      return { fact, sequence };
+      return { fact, sequence, epoch };
     } catch (error) {
       if (!(error instanceof MessageTooLarge)) throw error;
       this.putAside(subject, fact, error.message);
@@ -188,16 +196,35 @@ export class Ledger {
     );
     this.aside.set(subject, { ...entityOf(fact), reason, since: this.now() });
   }
+}
 
-  private takeIn(messages: readonly LoggedMessage[]): void {
+/** What a log says. */
+class Holding {
+  readonly states = new Map<string, EnvironmentState>();
+  /** The last message of each subject. */
+  readonly lastSequences = new Map<string, number>();
+  /** The newest fact of its kind about the account. */
+  readonly accountFacts = new Map<Fact['type'], number>();
+
+  takeIn(messages: readonly LoggedMessage[]): void {
     const facts: SequencedFact[] = [];
     for (const { subject, body, position } of messages) {
-      if (position.sequence <= (this.lastSequences.get(subject) ?? 0)) continue;
-      this.lastSequences.set(subject, position.sequence);
+      if (!this.advance(subject, position.sequence)) continue;
       const fact = readable(body);
       if (fact) facts.push({ fact, sequence: position.sequence });
     }
     this.fold(facts);
+  }
+
+  keep(appended: readonly SequencedFact[]): void {
+    for (const { fact, sequence } of appended) this.advance(factSubject(fact), sequence);
+    this.fold(appended);
+  }
+
+  private advance(subject: string, sequence: number): boolean {
+    if (sequence <= (this.lastSequences.get(subject) ?? 0)) return false;
+    this.lastSequences.set(subject, sequence);
+    return true;
   }
 
   private fold(facts: readonly SequencedFact[]): void {

@@ -128,7 +128,8 @@ export class Projector {
   private async bringLevel(signal: AbortSignal): Promise<Position> {
     const folded = await foldLog(this.log);
     const place = (await this.log.recall(PLACE)) as Position | undefined;
-    const goesOn = place?.epoch === folded.position.epoch;
+    // A place beyond the end is of a log that lost its newest facts, as a power failure may do.
+    const goesOn = place !== undefined && isWithin(place, folded.position);
     const before = goesOn ? new Map<string, EnvironmentState>() : await this.known();
     // A log that was lost is filled from the upstream. Until it is, what is known is not given up for it.
     if (before.size > 0) await this.untilDecided(folded, signal);
@@ -136,7 +137,9 @@ export class Projector {
     this.writer = randomUUID();
     const stored = await this.store.progress();
     const nothing = { position: { ...folded.position, sequence: 0 }, complete: false };
-    await this.store.begin({ ...(stored ?? nothing), writer: this.writer });
+    const known =
+      stored?.position.epoch !== folded.position.epoch || isWithin(stored.position, folded.position);
+    await this.store.begin({ ...(stored && known ? stored : nothing), writer: this.writer });
     const { replaced, removed } = await rebuild(this.store, folded, async (id) => {
       return (await foldLog(this.log, id)).states.get(id) ?? unknownEnvironment(id);
     });
@@ -298,6 +301,10 @@ export class Projector {
         round.abort();
     }
   }
+}
+
+function isWithin(position: Position, end: Position): boolean {
+  return position.epoch === end.epoch && position.sequence <= end.sequence;
 }
 
 function stateIn(folded: LogFold, environment: string): EnvironmentState {
