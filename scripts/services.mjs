@@ -20,7 +20,8 @@ const ROLES = ['gateway-a', 'gateway-b', 'ingestor', 'projector', 'metrics-forwa
 
 prepare(['nats-server', 'redis-server']);
 const demo = !process.env.PROXY_KEY;
-const dataDir = resolve(process.env.DATA_DIR || './data/services');
+// The log of the demo is never that of an upstream, whose gateways would serve the demo's flags and keys.
+const dataDir = resolve(process.env.DATA_DIR || (demo ? './data/services' : './data/services-upstream'));
 // Only gateways may be reached from elsewhere, and only if asked: the demo's keys are known to everybody.
 const host = process.env.HOST || LOCAL;
 const ports = {
@@ -167,6 +168,9 @@ async function expectFreePorts() {
     ...ROLES.map((name) => [managementOf(name), 'MANAGEMENT_PORT', LOCAL]),
   ];
   const faults = [];
+  for (const [port, same] of Map.groupBy(wanted, ([port]) => port)) {
+    if (same.length > 1) faults.push(`${same.map(([, setting]) => setting).join(' and ')} are both ${port}.`);
+  }
   for (const [port, setting, address] of wanted) {
     const problem = await listening(createServer(), port, address).then(
       (server) => once(server.close(), 'close').then(() => undefined),
@@ -261,6 +265,11 @@ ${followStream(b)}
       -d '{"instructions":[{"kind":"setFeatureFlagState","parameters":{"state":"off"}}]}'
 `;
   return `${addresses}${demo ? commands : ''}
+  Compare Redis with the log, and follow changes as a tool does:
+
+    NATS_URL=${natsUrl} REDIS_ADDRESS=${redisAddress} npx ff-relay rebuild --dry-run
+    NATS_URL=${natsUrl} node docs/examples/subscriber.mjs
+
   Kill one, and watch it come back (any process id of the lines above):
 
     kill -9 ${supervisor.pidOf('projector')}

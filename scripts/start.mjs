@@ -1,5 +1,5 @@
 /**
- * `npm start`: the relay against the upstream of PROXY_KEY, or, without one, the demo: a control plane with its seeded
+ * `npm start`: the relay against the upstream of PROXY_KEY (or beside others, with READ_REPLICA), or else the demo: a control plane with its seeded
  * flags, and a relay beside it. Ctrl-C, SIGTERM, or the end of either ends both.
  */
 import { spawn } from 'node:child_process';
@@ -17,7 +17,7 @@ let exitCode = 0;
 
 prepare();
 whenAskedToEnd(() => stop(0));
-if (process.env.PROXY_KEY || process.env.OFFLINE) {
+if (process.env.PROXY_KEY || process.env.OFFLINE || /^(true|t|1)$/i.test(process.env.READ_REPLICA ?? '')) {
   await startService('relay', {});
 } else {
   await startDemo();
@@ -26,8 +26,10 @@ if (process.env.PROXY_KEY || process.env.OFFLINE) {
 async function startDemo() {
   const controlPlanePort = process.env.CONTROL_PLANE_PORT || '7100';
   const port = process.env.PORT || '7000';
-  const authSecret = process.env.AUTH_SECRET || demoSecret(resolve(process.env.DATA_DIR || './data'));
-  await startService('control-plane', {});
+  // Apart from the log of an upstream, whose relay must never serve the demo's flags and keys.
+  const dataDir = resolve(process.env.DATA_DIR || './data/demo');
+  const authSecret = process.env.AUTH_SECRET || demoSecret(dataDir);
+  await startService('control-plane', { DATA_DIR: dataDir });
   const upstream = `http://127.0.0.1:${controlPlanePort}/api/1.0`;
   await startService('relay', {
     // The demo's keys are known to everybody, so it serves this machine only.
@@ -36,6 +38,10 @@ async function startDemo() {
     AUTH_SECRET: authSecret,
     CLIENT_SERVICE: upstream,
     METRIC_SERVICE: upstream,
+    DATA_DIR: dataDir,
+    // A log or a store that others use, as a shell may still name it, is not for the demo.
+    NATS_URL: '',
+    REDIS_ADDRESS: '',
   });
   console.log(welcome(`http://127.0.0.1:${controlPlanePort}`, `http://127.0.0.1:${port}`));
 }

@@ -10,6 +10,7 @@ import { Redis } from 'ioredis';
 import { expectAgreement } from './support/agreement.js';
 import { Admin, eventually, type SdkEvent, SdkSession } from './support/clients.js';
 import { type Part, ServiceSet } from './support/deployments.js';
+import { Link } from './support/link.js';
 import { DEMO } from './support/processes.js';
 
 let set: ServiceSet;
@@ -101,6 +102,12 @@ describe('When Redis loses what it held', () => {
     expect(await toldUntilNow(events)).toEqual([]);
   });
 
+  it('a part of it, that is made again too', async () => {
+    await inRedis(async (redis) => redis.del(...(await redis.keys(`env-${DEMO.dev.id}-*`))));
+    await redisIsLevel();
+    await expectAgreement(set);
+  });
+
   it('and comes back with an old copy, it is brought level, and SDKs hear nothing', async () => {
     const folder = await inRedis(async (redis) => {
       await redis.save();
@@ -181,6 +188,52 @@ describe('When the facts are lost', () => {
     await admin.setState('a', 'on');
     await expectAgreement(set);
     expect(await toldUntilNow(events)).toEqual(['patch a 4', 'patch a 4']);
+  });
+
+  it('in part, and the upstream is away, nobody steps back (P2)', async () => {
+    await set.stop('nats');
+    await set.keepNatsData();
+    await set.start('nats');
+    await admin.setState('a', 'off');
+    await admin.createFlag('made-since');
+    await expectAgreement(set);
+
+    await set.stop('control-plane');
+    await set.stop('nats', 'SIGKILL');
+    await set.restoreNatsData();
+    await set.start('nats');
+    await eventually(
+      () => set.output('projector-1'),
+      (output) => output.includes('The log lost its newest facts'),
+    );
+    await eventually(
+      () => [set.output('gateway-1'), set.output('gateway-2')],
+      (outputs) => outputs.every((output) => output.includes('cannot follow the facts')),
+    );
+    for (const gateway of set.gateways) {
+      const session = await SdkSession.signIn(gateway);
+      expect([await session.flagVersion('a'), await session.flagVersion('made-since')]).toEqual([3, 1]);
+    }
+    await set.start('control-plane');
+    await expectAgreement(set);
+  });
+
+  it('by a purge, they are read from the upstream again with the next change, and Redis is not emptied', async () => {
+    const connection = await connect({ servers: set.natsUrl });
+    await (await jetstreamManager(connection)).streams.purge('FF_FACTS');
+    await connection.close();
+    await set.stop('projector-1');
+    await set.start('projector-1');
+    await eventually(
+      () => set.output('projector-1'),
+      (output) => output.includes('The log was lost'),
+    );
+    expect(await inRedis((redis) => redis.exists(`env-${DEMO.dev.id}-feature-configs`))).toBe(1);
+    await admin.setState('a', 'off');
+    await expectAgreement(set);
+    await set.stop('gateway-2');
+    await set.start('gateway-2');
+    await expectAgreement(set);
   });
 
   it('and the upstream is away, gateways go on with what they know, new ones too', async () => {
@@ -285,6 +338,25 @@ describe('Any one, and any two, may be missing (P9)', () => {
       (events) => events.includes('patch a 3'),
     );
     await expectAgreement(set);
+  });
+
+  it('a gateway that is cut off from NATS follows Redis, tells, and lets nobody read less than others told (P3)', async () => {
+    const link = await Link.to(Number(new URL(set.natsUrl).port), 0);
+    await set.stop('gateway-2');
+    await set.start('gateway-2', { NATS_URL: `nats://127.0.0.1:${link.port}` });
+    const events = await told();
+    const session = await SdkSession.signIn(set.gateways[1] ?? '');
+    await link.close();
+    await eventually(
+      async () => (await set.status('gateway-2'))['gateway']?.['log'],
+      (log) => log === 'unreachable',
+    );
+    await admin.setState('a', 'off');
+    await eventually(
+      () => events.filter(({ identifier, version }) => identifier === 'a' && version === 3).length,
+      (seen) => seen === 2,
+    );
+    expect(await session.flagVersion('a')).toBe(3);
   });
 
   it('processes that start before the servers wait for them', async () => {

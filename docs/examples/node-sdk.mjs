@@ -9,6 +9,10 @@ const client = new Client('20000000-0000-4000-8000-000000000001', {
 await client.waitForInitialization();
 
 const target = { identifier: 'anna', name: 'Anna', attributes: {} };
-const show = async () => console.log('dark-mode is', await client.boolVariation('dark-mode', target, false));
+let shown;
+const show = async () => {
+  const value = await client.boolVariation('dark-mode', target, false);
+  if (value !== shown) console.log('dark-mode is', (shown = value));
+};
 await show();
 client.on(Event.CHANGED, () => void show());

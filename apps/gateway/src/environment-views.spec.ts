@@ -14,6 +14,7 @@ import {
   unknownEnvironment,
 } from '#libs/domain';
 import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
+import type { UpstreamSnapshot } from '#libs/observability';
 import { MemoryStateStore } from '#libs/state-store';
 
 import { EnvironmentViews } from './environment-views.js';
@@ -38,6 +39,8 @@ class ToldLog {
   private readonly followed = new Map<number, PromiseWithResolvers<void>>();
 
   readonly reachable = true;
+  /** What the ingestor said last of its link. */
+  link: UpstreamSnapshot | undefined;
   /** What `latest` says. */
   holds: LoggedMessage[] = [];
   private told = Promise.withResolvers<LoggedMessage[]>();
@@ -59,6 +62,10 @@ class ToldLog {
     return this.heads >= times
       ? Promise.resolve()
       : new Promise((done) => void this.headWanted.set(times, done));
+  }
+
+  async recall(): Promise<unknown> {
+    return this.link;
   }
 
   async *latest() {
@@ -190,16 +197,25 @@ describe('The views of a gateway', () => {
     expect(seen).toEqual([[5, 1]]);
   });
 
-  it('do not take a store that is ahead of a log which lost its newest facts', async () => {
+  it('keep what they know of a log that lost its newest facts, until it was compared with the upstream', async () => {
     await stored(5);
     const log = new ToldLog([lost], at(1));
+    log.holds = [logged(added, 1)];
     const started = start(log);
     await log.askedForHead(4);
     expect(versionIn(started)).toBe(5);
     expect(log.followedFrom).toEqual([at(2)]);
-    await store.begin({ position: at(1), complete: true, writer: 'another projector' });
+    log.end = at(2);
+    log.holds = [logged(added, 1), logged(flag(6), 2)];
+    log.link = {
+      stream: { state: 'CONNECTED', since: 1 },
+      config: { state: 'SYNCED', since: 1 },
+      lastAgreedMs: Date.now() + 1000,
+      at: Date.now(),
+    };
     await log.takenIn(2);
-    expect(log.followedFrom).toEqual([at(2), at(1)]);
+    expect(log.followedFrom).toEqual([at(2), at(2)]);
+    expect(versionIn(started)).toBe(6);
   });
 
   it('take a log that was made anew as it is when the store is away', async () => {

@@ -6,10 +6,12 @@ import { type Observable, Subject } from 'rxjs';
 import { apiKeysOf, type EnvironmentState, type Position } from '#libs/domain';
 import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
 import type { PartStatus } from '#libs/observability';
-import { foldLog, LogFold } from '#libs/projection';
+import { comparedSince, foldLog, LogFold } from '#libs/projection';
 import type { StateStore } from '#libs/state-store';
 
 const RETRY_MS = 250;
+/** How often the store is looked at while the log is away. */
+const STORE_POLL_MS = 500;
 /** For a projector that is only just starting, too, to say something in the store. */
 const STORE_START_MS = 2000;
 /** For a projector to bring the store level with a log that was made anew, before the log is read instead. */
@@ -62,6 +64,7 @@ export class EnvironmentViews {
   private distrustedUntil = 0;
   private lastFailure = '';
   private work: Promise<void> | undefined;
+  private substitute: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly log: EventLog,
@@ -70,10 +73,12 @@ export class EnvironmentViews {
 
   start(): void {
     this.work = this.keepFollowing();
+    this.substitute = setInterval(() => void this.followStore().catch(() => undefined), STORE_POLL_MS);
   }
 
   async stop(): Promise<void> {
     this.stopping.abort();
+    clearInterval(this.substitute);
     await this.work;
   }
 
@@ -164,7 +169,10 @@ export class EnvironmentViews {
     for (let lostAt: number | undefined; !signal.aborted;) {
       try {
         if (!this.view) this.adopt(await this.firstView());
-        else if (lostAt !== undefined) this.adopt(await this.nextView(lostAt));
+        else if (lostAt !== undefined) {
+          this.adopt(await this.nextView(lostAt));
+          this.logger.warn(`The log was lost and is filled again; serving what it says now`);
+        }
         lostAt = undefined;
         for await (const messages of this.log.tail('FF_FACTS', this.view?.position, signal)) {
           this.takeIn(messages);
@@ -190,11 +198,16 @@ export class EnvironmentViews {
     return (await this.fromStore()) ?? (await foldLog(this.log));
   }
 
-  /** The view of a log that was made anew. Throws as long as there is none. */
+  /** The view of a log that was lost, in whole or of its end. Throws as long as there is none. */
   private async nextView(lostAt: number): Promise<LogFold> {
     const head = await this.log.head('FF_FACTS');
+    if (head.epoch === this.view?.position.epoch) {
+      if (await comparedSince(this.log, lostAt)) return foldLog(this.log);
+      throw new Error('the log lost its newest facts, and was not compared with the upstream since');
+    }
     const progress = await this.store.progress().catch(() => undefined);
-    if (progress?.position.epoch === head.epoch && progress.position.sequence <= head.sequence) {
+    // One that is not complete is only being filled.
+    if (progress?.position.epoch === head.epoch && progress.complete) {
       const stored = await this.fromStore();
       if (stored) return stored;
     }
@@ -235,15 +248,31 @@ export class EnvironmentViews {
     this.began = view.position;
     this.loaded.resolve();
     const ids = new Set([...(before?.states.keys() ?? []), ...view.states.keys()]);
-    for (const id of ids) this.keysMayDiffer(id, before?.states.get(id));
+    const changed = [...ids].filter((id) => before?.states.get(id) !== view.states.get(id));
+    for (const id of changed) this.keysMayDiffer(id, before?.states.get(id));
     if (before) {
       if (before.position.epoch !== view.position.epoch) this.formerEpochs.add(before.position.epoch);
-      this.logger.warn(`The log was made anew; serving what it says now (${view.states.size} environments)`);
-      this.jumping.next(
-        [...ids].map((id) => ({ before: before.states.get(id), after: view.states.get(id) })),
-      );
+      this.jumping.next(changed.map((id) => ({ before: before.states.get(id), after: view.states.get(id) })));
     }
     this.reached();
+  }
+
+  /** While the log cannot be reached, what others do is seen in the store. What differs is told like a jump. */
+  private async followStore(): Promise<void> {
+    const { view } = this;
+    if (!view || this.log.reachable || !this.store.reachable) return;
+    const progress = await this.store.progress();
+    if (progress?.position.epoch !== view.position.epoch || !progress.complete) return;
+    if (progress.position.sequence <= view.position.sequence) return;
+    const next = new LogFold(progress.position);
+    next.complete = true;
+    for (const [id, { epoch, sequence }] of await this.store.positions()) {
+      const known = view.states.get(id);
+      const isKnown = epoch === view.position.epoch && known?.sequence === sequence;
+      const state = isKnown ? known : (await this.store.environment(id))?.state;
+      if (state) next.states.set(id, state);
+    }
+    if (!this.log.reachable && this.view === view) this.adopt(next);
   }
 
   private takeIn(messages: readonly LoggedMessage[]): void {

@@ -125,7 +125,7 @@ export class NoticeHub {
         }
       } catch (error) {
         if (signal.aborted) return;
-        if (String(error) !== lastFailure) {
+        if (String(error) !== lastFailure && !(error instanceof UnknownEpoch)) {
           this.logger.warn(
             `Notices cannot be read: ${String(error)}; streams stay open, and will hear of them`,
           );

@@ -33,7 +33,8 @@ export class IngestorLead {
 
   status(): PartStatus {
     return {
-      ready: true,
+      // One that stands by is ready. One that leads is, once the log has held the whole account.
+      ready: this.leader?.isComplete ?? true,
       leading: this.leader !== undefined,
       upstream: this.upstream.snapshot(),
       log: this.log.reachable ? 'reachable' : 'unreachable',

@@ -81,7 +81,7 @@ export class Ingestor {
       this.keepListening(),
       this.keepComparing(),
       this.ledger.follow(signal, () => {
-        this.logger.warn('The log was lost; it is filled again from the upstream');
+        this.logger.warn('The log was lost, in whole or in part; it is filled again from the upstream');
         this.compareNow();
       }),
     ]);
@@ -106,6 +106,11 @@ export class Ingestor {
     }
     if (!signal.aborted) await once(signal, 'abort');
     await this.stop();
+  }
+
+  /** Whether the log has held the whole account. */
+  get isComplete(): boolean {
+    return this.ledger.snapshotCompleted;
   }
 
   /** What the log does not take, and so nobody is served. */
@@ -155,7 +160,11 @@ export class Ingestor {
     // The first one does not wait for a stream that may never open.
     let intervalMs = Math.min(FIRST_COMPARISON_MS, this.options.reconcileIntervalMs);
     for (let idle = 0; !signal.aborted;) {
-      const interval = setTimeout(() => this.wantComparison(), intervalMs);
+      let isRoutine = false;
+      const interval = setTimeout(() => {
+        isRoutine = true;
+        this.wantComparison();
+      }, intervalMs);
       await this.comparisonWanted.promise;
       clearTimeout(interval);
       if (signal.aborted) break;
@@ -163,6 +172,8 @@ export class Ingestor {
       this.comparisonWanted = Promise.withResolvers();
       try {
         const before = this.ledger.appends;
+        // What was taken out of the log while nothing changed, nobody else would notice.
+        if (isRoutine) await this.ledger.load();
         await this.compareAccount();
         this.failedComparisons = 0;
         // Messages can ask for a comparison at any rate. Those that find nothing move apart.

@@ -54,10 +54,12 @@ export class Ledger {
   private readonly logger = new Logger(Ledger.name);
   private held = new Holding();
   private position: Position | undefined;
+  private loadedUntil = 0;
   private appended = 0;
   private readonly oneLoadAtATime = pLimit(1);
   /** What was appended since the load that is under way began. */
   private meanwhile: Appended[] | undefined;
+  private lost: () => void = () => undefined;
   /** By subject. */
   private readonly aside = new Map<string, SetAside>();
 
@@ -79,17 +81,21 @@ export class Ledger {
     for await (const messages of this.log.latest('FF_FACTS')) held.takeIn(messages);
     held.keep(meanwhile.filter(({ epoch }) => epoch === head.epoch));
     if (head.epoch !== this.position?.epoch) this.aside.clear();
+    const isLess = this.position !== undefined && this.held.isMoreThan(held);
     this.held = held;
     this.position = head;
+    this.loadedUntil = head.sequence;
     this.meanwhile = undefined;
+    if (isLess) this.lost();
   }
 
   /**
    * Learns of what others append, and of a log that was lost, until the signal aborts.
    *
-   * @param lost is called when another log was loaded in place of one that is gone
+   * @param lost is called when the log turns out to hold less than it did: it was lost, in whole or in part
    */
   async follow(signal: AbortSignal, lost: () => void): Promise<void> {
+    this.lost = lost;
     while (!signal.aborted) {
       try {
         for await (const messages of this.log.tail('FF_FACTS', this.position, signal)) {
@@ -98,7 +104,7 @@ export class Ledger {
         }
       } catch (error) {
         if (signal.aborted) return;
-        if (error instanceof UnknownEpoch) await this.load().then(lost, () => undefined);
+        if (error instanceof UnknownEpoch) await this.load().catch(() => undefined);
         await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
       }
     }
@@ -171,9 +177,10 @@ export class Ledger {
   private async appendOne(fact: Fact): Promise<Appended | undefined> {
     const subject = factSubject(fact);
     const expectedSequence = this.held.lastSequences.get(subject) ?? 0;
-    // The same fact after the same predecessor is the same append, however often it is tried.
+    // The same fact after the same predecessor is the same append, however often it is tried; but not once the log was
+    // read again: it may have lost what it still knows the id of.
     const id = createHash('sha256')
-      .update(JSON.stringify([subject, expectedSequence, fact]))
+      .update(JSON.stringify([subject, expectedSequence, fact, this.loadedUntil]))
       .digest('hex');
     const body = factBody(fact, { id, time: this.now() });
     try {
@@ -219,6 +226,13 @@ class Holding {
   keep(appended: readonly SequencedFact[]): void {
     for (const { fact, sequence } of appended) this.advance(factSubject(fact), sequence);
     this.fold(appended);
+  }
+
+  /** Whether another lacks something of this. */
+  isMoreThan({ lastSequences }: Holding): boolean {
+    return [...this.lastSequences].some(
+      ([subject, sequence]) => (lastSequences.get(subject) ?? 0) < sequence,
+    );
   }
 
   private advance(subject: string, sequence: number): boolean {

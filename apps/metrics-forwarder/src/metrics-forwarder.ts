@@ -15,6 +15,8 @@ import {
 
 import { evaluationsIn, halvesOf, merge } from './merge.js';
 
+/** Reasons to set something aside, beyond which they are counted and not said one by one. */
+const MOST_REASONS = 1000;
 /** A window that came to this, as it is in the log, is posted at once. */
 const WINDOW_BYTES = 1024 * 1024;
 /** What may wait in all windows together: half of what the log lets one taker have. The other half is on its way. */
@@ -317,7 +319,7 @@ export class MetricsForwarder {
   private async setAside(batch: readonly Pick<Held, 'id' | 'taken'>[], what: string, reason: string) {
     for (const { id } of batch) this.refused.add(id);
     this.lastRefusal = { at: new Date().toISOString(), what, reason };
-    if (!this.reasons.has(`${what} ${reason}`)) {
+    if (!this.reasons.has(`${what} ${reason}`) && this.reasons.size < MOST_REASONS) {
       this.reasons.add(`${what} ${reason}`);
       this.logger.error(`Set aside, and tried again every 10 min: ${what}: ${reason}`);
     }

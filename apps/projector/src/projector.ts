@@ -20,7 +20,15 @@ import {
 } from '#libs/domain';
 import { type EventLog, type LoggedMessage, type NewMessage, whileLeading } from '#libs/event-log';
 import type { PartStatus } from '#libs/observability';
-import { factsIn, foldLog, type LoggedFact, type LogFold, ofEnvironments, rebuild } from '#libs/projection';
+import {
+  comparedSince,
+  factsIn,
+  foldLog,
+  type LoggedFact,
+  type LogFold,
+  ofEnvironments,
+  rebuild,
+} from '#libs/projection';
 import type { StateStore } from '#libs/state-store';
 
 /** Under which its place in the facts is kept: every notice up to there is told. */
@@ -28,6 +36,8 @@ const PLACE = 'projector';
 const RETRY_MS = 500;
 /** How soon a store that was flushed or restored is noticed. */
 const WATCH_INTERVAL_MS = 500;
+/** Every so many looks, all environments are looked for, not only how far the store is. */
+const THOROUGH_EVERY = 10;
 
 /** The store is not what this projector made of it. */
 class StoreChanged extends Error {
@@ -126,20 +136,21 @@ export class Projector {
 
   /** Makes the store hold what the log says. @returns the place in the facts up to which notices are told */
   private async bringLevel(signal: AbortSignal): Promise<Position> {
-    const folded = await foldLog(this.log);
+    // First, so that a store that is away does not cost a read of the whole log at each try.
+    const stored = await this.store.progress();
+    let folded = await foldLog(this.log);
     const place = (await this.log.recall(PLACE)) as Position | undefined;
-    // A place beyond the end is of a log that lost its newest facts, as a power failure may do.
-    const goesOn = place !== undefined && isWithin(place, folded.position);
-    const before = goesOn ? new Map<string, EnvironmentState>() : await this.known();
+    const isCut = [stored?.position, place].some((known) => known && isBeyond(known, folded.position));
+    if (isCut) folded = await this.untilCompared(signal);
+    const goesOn = place?.epoch === folded.position.epoch && !isCut;
+    const before = goesOn && folded.decided ? new Map<string, EnvironmentState>() : await this.known();
     // A log that was lost is filled from the upstream. Until it is, what is known is not given up for it.
     if (before.size > 0) await this.untilDecided(folded, signal);
 
+    signal.throwIfAborted();
     this.writer = randomUUID();
-    const stored = await this.store.progress();
     const nothing = { position: { ...folded.position, sequence: 0 }, complete: false };
-    const known =
-      stored?.position.epoch !== folded.position.epoch || isWithin(stored.position, folded.position);
-    await this.store.begin({ ...(stored && known ? stored : nothing), writer: this.writer });
+    await this.store.begin({ ...(stored && !isCut ? stored : nothing), writer: this.writer });
     const { replaced, removed } = await rebuild(this.store, folded, async (id) => {
       return (await foldLog(this.log, id)).states.get(id) ?? unknownEnvironment(id);
     });
@@ -168,6 +179,14 @@ export class Projector {
       stored.flatMap((found) => (found ? [[found.state.id, found.state] as const] : [])),
     );
     return states.size > 0 ? states : (this.folded?.states ?? states);
+  }
+
+  /** The log, once it holds again what it lost of its end, as a power failure may do. */
+  private async untilCompared(signal: AbortSignal): Promise<LogFold> {
+    this.logger.warn('The log lost its newest facts. The state is kept until the upstream was compared');
+    const noticedAt = Date.now();
+    while (!(await comparedSince(this.log, noticedAt))) await delay(RETRY_MS, undefined, { signal });
+    return foldLog(this.log);
   }
 
   private async untilDecided(folded: LogFold, signal: AbortSignal): Promise<void> {
@@ -290,21 +309,34 @@ export class Projector {
 
   /** Ends a round when the store is no longer what it was made: nobody else would say so while no fact comes. */
   private async watchStore(round: AbortController, signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
+    for (let looks = 1; !signal.aborted; looks++) {
       await delay(WATCH_INTERVAL_MS, undefined, { signal }).catch(() => undefined);
-      const { writer, advancedTo } = this;
-      const seen = await this.store.progress().then(
-        (progress) => ({ progress }),
-        () => undefined,
-      );
-      if (seen && (seen.progress?.writer !== writer || seen.progress.position.sequence < advancedTo))
-        round.abort();
+      const isKept = looks % THOROUGH_EVERY === 0 ? this.keepsAll() : this.keepsPlace();
+      // One that is away cannot be looked at; whoever writes will find out.
+      if (!(await isKept.catch(() => true))) round.abort();
     }
+  }
+
+  private async keepsPlace(): Promise<boolean> {
+    const { writer, advancedTo } = this;
+    const progress = await this.store.progress();
+    return progress?.writer === writer && progress.position.sequence >= advancedTo;
+  }
+
+  /** A part of the store may be gone, as with one node of a cluster. */
+  private async keepsAll(): Promise<boolean> {
+    const { epoch } = this.folded?.position ?? {};
+    const known = [...(this.folded?.states.values() ?? [])].map(({ id, sequence }) => ({ id, sequence }));
+    const stored = await this.store.positions();
+    return known.every(({ id, sequence }) => {
+      const position = stored.get(id);
+      return position?.epoch === epoch && position !== undefined && position.sequence >= sequence;
+    });
   }
 }
 
-function isWithin(position: Position, end: Position): boolean {
-  return position.epoch === end.epoch && position.sequence <= end.sequence;
+function isBeyond(position: Position, end: Position): boolean {
+  return position.epoch === end.epoch && position.sequence > end.sequence;
 }
 
 function stateIn(folded: LogFold, environment: string): EnvironmentState {

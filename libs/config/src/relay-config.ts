@@ -82,6 +82,7 @@ export const RELAY_SETTINGS = {
       expected: 'the path of a .creds file',
     } satisfies SettingNote),
   NATS_REPLICAS: wholeNumber(1, 5)
+    .refine((replicas) => replicas % 2 === 1)
     .default(1)
     .meta({
       description: 'on how many NATS servers each stream is kept',

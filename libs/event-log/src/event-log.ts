@@ -68,11 +68,11 @@ export class UnexpectedSequence extends Error {
   }
 }
 
-/** The log takes no message of that size. No repeat will change that. */
+/** The log takes no message, or no subject, of that size. No repeat will change that. */
 export class MessageTooLarge extends Error {
   override readonly name = 'MessageTooLarge';
-  constructor(subject: string, size: number, limit: number) {
-    super(`a message for ${subject} has ${size} bytes, and the log takes ${limit} at most`);
+  constructor(what: string, size: number, limit: number) {
+    super(`${what} has ${size} bytes, and the log takes ${limit} at most`);
   }
 }
 

@@ -105,6 +105,9 @@ const CONSUMER_KEPT_MS = 60_000;
 const PULL_MESSAGES = 100;
 const PULL_MS = { one: 5000, most: 1000 };
 
+/** A server ends the connection of whoever sends a longer line of control: 4,096 bytes, with what else stands in it. */
+const LONGEST_SUBJECT = 3500;
+
 /** Errors of the client that tell of the connection and not of what was asked for. */
 const AWAY = [
   errors.ClosedConnectionError,
@@ -175,7 +178,10 @@ export class JetStreamEventLog extends EventLog {
     return this.finish(async (session) => {
       const bytes = Buffer.from(body);
       const limit = (session.connection.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADERS_BYTES;
-      if (bytes.length > limit) throw new MessageTooLarge(subject, bytes.length, limit);
+      if (subject.length > LONGEST_SUBJECT) {
+        throw new MessageTooLarge(`the subject ${subject.slice(0, 200)}…`, subject.length, LONGEST_SUBJECT);
+      }
+      if (bytes.length > limit) throw new MessageTooLarge(`a message for ${subject}`, bytes.length, limit);
       for (;;) {
         const before = this.incarnations.get(stream)?.epoch;
         const sequence = await this.publish(session, stream, subject, id, bytes, expectedSequence);

@@ -26,7 +26,8 @@ export class UpstreamRefusal extends Error {
     /** How long the upstream asks to wait before the next try. */
     readonly retryAfterMs: number | undefined,
   ) {
-    super(`${what} was answered with ${status}`);
+    const isProxyKey = what.endsWith('/proxy/auth') && [401, 403, 404].includes(status);
+    super(`${what} was answered with ${status}${isProxyKey ? ': the upstream refuses PROXY_KEY' : ''}`);
   }
 }
 
