@@ -509,6 +509,17 @@ describe('When the server', () => {
     expect(seen).toEqual(['1', '2', '3']);
   });
 
+  it('has lost the last message of a stream to an administrator, what is left is read to its end', async () => {
+    await server.start();
+    await open();
+    for (const body of ['1', '2', '3']) {
+      await log.append('FF_FACTS', { ...message(body), subject: `ff.facts.v1.dev.flag.${body}` });
+    }
+    await server.asAdministrator(async ({ streams }) => void (await streams.deleteMessage('FF_FACTS', 3)));
+    const seen = (await Array.fromAsync(log.latest('FF_FACTS'))).flat();
+    expect(seen.map(({ body }) => body)).toEqual(['1', '2']);
+  });
+
   it('is lost in the middle of a long read, that goes on where it was', async () => {
     await server.start();
     await open();

@@ -105,6 +105,8 @@ const CONSUMER_KEPT_MS = 60_000;
 const PULL_MESSAGES = 100;
 const PULL_MS = { one: 5000, most: 1000 };
 
+/** How often a read up to the end of a stream looks whether it is there. */
+const EXHAUSTED_LOOK_MS = 1000;
 /** A server ends the connection of whoever sends a longer line of control: 4,096 bytes, with what else stands in it. */
 const LONGEST_SUBJECT = 3500;
 
@@ -386,7 +388,7 @@ export class JetStreamEventLog extends EventLog {
     const stop = end ?? this.ending.signal;
     let at = after;
     const portions = this.overConnections(stop, (session) =>
-      this.consume(session, stream, from(at?.sequence ?? 0), at, stop),
+      this.consume(session, stream, from(at?.sequence ?? 0), at, stop, end === undefined),
     );
     for await (const { epoch, messages, left } of portions) {
       at ??= { epoch, sequence: 0 };
@@ -435,6 +437,7 @@ export class JetStreamEventLog extends EventLog {
     config: Partial<ConsumerConfig>,
     after: Position | undefined,
     end: AbortSignal,
+    isBounded: boolean,
   ): AsyncIterable<{ epoch: string; messages: readonly JsMsg[]; left: number }> {
     expectPosition(stream, await this.ensure(session, stream), after);
     const info = await session.manager.consumers.add(stream, {
@@ -459,9 +462,22 @@ export class JetStreamEventLog extends EventLog {
     stops.addEventListener('abort', stop);
     if (stops.aborted) stop();
     void stopWhenSilent(messages);
+    let left = info.num_pending;
+    let delivered = 0;
+    let isExhausted = false;
+    // The server announces too many when the last message of the stream was deleted. One that is asked for more, and
+    // has sent no more than arrived, has no more.
+    const looking = setInterval(() => {
+      if (!isBounded || left <= 0) return;
+      void consumer.info().then(
+        ({ num_waiting: asked, delivered: sent }) => {
+          isExhausted = asked > 0 && sent.consumer_seq === delivered;
+          if (isExhausted) stop();
+        },
+        () => undefined,
+      );
+    }, EXHAUSTED_LOOK_MS);
     try {
-      let left = info.num_pending;
-      let delivered = 0;
       yield { epoch, messages: [], left };
       for await (const portion of portions(messages)) {
         // The server sends each once; one that did not arrive leaves a gap.
@@ -471,7 +487,9 @@ export class JetStreamEventLog extends EventLog {
         yield { epoch, messages: whole, left };
         if (whole.length < portion.length) return;
       }
+      if (isExhausted) yield { epoch, messages: [], left: 0 };
     } finally {
+      clearInterval(looking);
       stops.removeEventListener('abort', stop);
       stop();
       void consumer.delete().catch(() => undefined);
