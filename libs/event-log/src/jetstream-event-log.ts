@@ -467,15 +467,13 @@ export class JetStreamEventLog extends EventLog {
     let isExhausted = false;
     // The server announces too many when the last message of the stream was deleted. One that is asked for more, and
     // has sent no more than arrived, has no more.
+    const look = async () => {
+      const { num_waiting: asked, delivered: sent } = await consumer.info();
+      isExhausted = asked > 0 && sent.consumer_seq === delivered;
+      if (isExhausted) stop();
+    };
     const looking = setInterval(() => {
-      if (!isBounded || left <= 0) return;
-      void consumer.info().then(
-        ({ num_waiting: asked, delivered: sent }) => {
-          isExhausted = asked > 0 && sent.consumer_seq === delivered;
-          if (isExhausted) stop();
-        },
-        () => undefined,
-      );
+      if (isBounded && left > 0) void look().catch(() => undefined);
     }, EXHAUSTED_LOOK_MS);
     try {
       yield { epoch, messages: [], left };
