@@ -134,7 +134,6 @@ describe('ff-relay over a service set', () => {
       expect(await dump()).toEqual(before);
 
       await redis.del(`env-${prod.id}-feature-configs`);
-      await redis.del(`env-${prod.id}-position`);
       expect(await done(['rebuild'], settings)).toContain(
         `: 1 agreed, 1 replaced, 0 keys removed.\n  replaced ${prod.id}\n`,
       );
