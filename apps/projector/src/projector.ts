@@ -143,7 +143,9 @@ export class Projector {
     const isCut = [stored?.position, place].some((known) => known && isBeyond(known, folded.position));
     if (isCut) folded = await this.untilCompared(signal);
     const goesOn = place?.epoch === folded.position.epoch && !isCut;
-    const before = goesOn && folded.decided ? new Map<string, EnvironmentState>() : await this.known();
+    // A log of the same epoch that says nothing of an account that the store holds whole was purged.
+    const isPurged = stored?.complete === true && !folded.decided;
+    const before = goesOn && !isPurged ? new Map<string, EnvironmentState>() : await this.known();
     // A log that was lost is filled from the upstream. Until it is, what is known is not given up for it.
     if (before.size > 0) await this.untilDecided(folded, signal);
 
