@@ -168,8 +168,9 @@ async function expectFreePorts() {
     ...ROLES.map((name) => [managementOf(name), 'MANAGEMENT_PORT', LOCAL]),
   ];
   const faults = [];
-  for (const [port, same] of Map.groupBy(wanted, ([port]) => port)) {
-    if (same.length > 1) faults.push(`${same.map(([, setting]) => setting).join(' and ')} are both ${port}.`);
+  for (const [port, setting] of wanted) {
+    const twin = wanted.find((other) => other[0] === port);
+    if (twin[1] !== setting) faults.push(`${twin[1]} and ${setting} are both ${port}.`);
   }
   for (const [port, setting, address] of wanted) {
     const problem = await listening(createServer(), port, address).then(
