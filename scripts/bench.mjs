@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { node, prepare, root } from './prepare.mjs';
 
-prepare({ tests: true });
+prepare(['nats-server', 'redis-server']);
 const child = spawn(node, ['--expose-gc', join(root, 'bench', 'rebuild.mjs'), ...process.argv.slice(2)], {
   stdio: 'inherit',
   shell: process.platform === 'win32',
