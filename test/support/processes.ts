@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -100,6 +101,7 @@ export async function startRelay(
   upstream: string,
   port = 0,
   environment: NodeJS.ProcessEnv = {},
+  readyWithinMs = READY_WITHIN_MS,
 ): Promise<Service> {
   const started = runApp('relay', {
     DATA_DIR: dataDir,
@@ -111,7 +113,7 @@ export async function startRelay(
     METRIC_SERVICE: `${upstream}/api/1.0`,
     ...environment,
   });
-  const [, url = ''] = await started.printed(/Serving SDKs on (http:\/\/\S+)/);
+  const [, url = ''] = await started.printed(/Serving SDKs on (http:\/\/\S+)/, readyWithinMs);
   return { process: started, url, port: Number(new URL(url).port) };
 }
 
@@ -135,8 +137,9 @@ export class Workspace {
     upstream: string,
     port?: number,
     environment?: NodeJS.ProcessEnv,
+    readyWithinMs?: number,
   ): Promise<Service> {
-    return this.keep(await startRelay(dataDir, upstream, port, environment));
+    return this.keep(await startRelay(dataDir, upstream, port, environment, readyWithinMs));
   }
 
   async dispose(): Promise<void> {
@@ -150,35 +153,51 @@ export class Workspace {
   }
 }
 
-/** Ports that the system gives to nobody by itself; processes begin at different ones. */
-const PORTS = { first: 12_000, count: 20_000 };
-let nextPort = (process.pid * 97) % PORTS.count;
+/** Ports that the system gives to nobody by itself, in blocks that belong to one process each. */
+const PORTS = { first: 12_000, blocks: 200, perBlock: 100 };
+let nextPort = 0;
+let blockEnd = 0;
 
-/** A port that nobody listened on a moment ago, and that nobody is given by chance. */
+/** A port that nobody listens on, that nobody is given by chance and that no other test process takes. */
 export async function freePort(): Promise<number> {
+  return freePorts(1);
+}
+
+/** The first of so many such ports in a row, at most 100. */
+export async function freePorts(count: number): Promise<number> {
   for (;;) {
-    const port = PORTS.first + (nextPort++ % PORTS.count);
-    const server = createServer().listen(port, '127.0.0.1');
-    const isFree = await once(server, 'listening').then(
-      () => true,
-      () => false,
-    );
-    if (!isFree) continue;
-    await once(server.close(), 'close');
-    return port;
+    if (nextPort + count > blockEnd) await claimBlock();
+    const ports = Array.from({ length: count }, (_, index) => nextPort + index);
+    nextPort += count;
+    const free = await Promise.all(ports.map(isFree));
+    if (free.every(Boolean)) return ports[0] ?? 0;
   }
 }
 
-/** The first of so many ports in a row that nobody listened on a moment ago. */
-export async function freePorts(count: number): Promise<number> {
-  for (;;) {
-    const first = await freePort();
-    const servers = Array.from({ length: count }, (_, index) =>
-      createServer().listen(first + index, '127.0.0.1'),
-    );
-    const listening = await Promise.allSettled(servers.map((server) => once(server, 'listening')));
-    for (const server of servers) server.close();
-    nextPort += count;
-    if (listening.every(({ status }) => status === 'fulfilled')) return first;
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch {
+    return false;
   }
+  await once(server.close(), 'close');
+  return true;
+}
+
+/** A UDP socket on the first port of a block holds it for this process; the block is free again when the process ends. */
+async function claimBlock(): Promise<void> {
+  for (let attempt = 0; attempt < PORTS.blocks; attempt++) {
+    const block = (process.pid + attempt) % PORTS.blocks;
+    const first = PORTS.first + block * PORTS.perBlock;
+    const claim = createSocket('udp4').unref().bind(first, '127.0.0.1');
+    try {
+      await once(claim, 'listening');
+    } catch {
+      continue;
+    }
+    [nextPort, blockEnd] = [first, first + PORTS.perBlock];
+    return;
+  }
+  throw new Error('Every block of test ports is taken by another process.');
 }
