@@ -80,6 +80,10 @@ export function isComplete(before: boolean, fact: Fact): boolean {
 }
 
 /** The facts about environments among others. */
-export function environmentFactsIn(facts: Iterable<SequencedFact>): SequencedFact<EnvironmentFact>[] {
-  return [...facts].flatMap(({ fact, sequence }) => (isEnvironmentFact(fact) ? [{ fact, sequence }] : []));
+export function environmentFactsIn<Logged extends SequencedFact>(
+  facts: Iterable<Logged>,
+): (Logged & SequencedFact<EnvironmentFact>)[] {
+  return [...facts].filter((logged): logged is Logged & SequencedFact<EnvironmentFact> =>
+    isEnvironmentFact(logged.fact),
+  );
 }

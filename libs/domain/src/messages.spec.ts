@@ -103,7 +103,7 @@ describe('A notice in the log', () => {
   )('is read as it was written: of %s', (_, fact) => {
     const notice = noticeOf(unknownEnvironment('dev'), fact);
     const of = { epoch: 'e', sequence: 7 };
-    expect(noticeIn(noticeBody(notice, of, envelope))).toEqual({ notice, of });
+    expect(noticeIn(noticeBody(notice, of, envelope))).toEqual({ notice, of, time: envelope.time });
   });
 
   it('has a subject that a tool can subscribe to by environment and kind', () => {

@@ -91,9 +91,14 @@ export function noticeBody(notice: Notice, of: Position, envelope: Envelope): st
   return cloudEvent(type, `${environment}/${kind}/${identifier}`, envelope, { ...notice, fact: of });
 }
 
-/** The notice in a message's body, and the fact that made it. Throws UnreadableMessage. */
-export function noticeIn(body: string): { readonly notice: Notice; readonly of: Position } {
-  const { type, data } = openCloudEvent(body);
+/** The notice in a message's body, the fact that made it, and when that was written, if it is told. Throws UnreadableMessage. */
+export function noticeIn(body: string): {
+  readonly notice: Notice;
+  readonly of: Position;
+  readonly time: number | undefined;
+} {
+  const { type, time, data } = openCloudEvent(body);
+  const writtenAt = typeof time === 'string' ? Date.parse(time) : Number.NaN;
   const { fact, ...notice } = data as unknown as Notice & { fact?: Position };
   const complete =
     typeof notice.environment === 'string' &&
@@ -104,7 +109,7 @@ export function noticeIn(body: string): { readonly notice: Notice; readonly of: 
   if (!complete || type !== `io.ff-relay.${notice.kind}.changed.v1`) {
     throw new UnreadableMessage(`${JSON.stringify(type)} is no complete notice`);
   }
-  return { notice, of: fact };
+  return { notice, of: fact, time: Number.isNaN(writtenAt) ? undefined : writtenAt };
 }
 
 export function reportSubject({ environment }: MetricsReport): string {
@@ -143,18 +148,23 @@ function cloudEvent(type: string, subject: string, { id, time }: Envelope, data:
   });
 }
 
-function openCloudEvent(body: string): { id: unknown; type: string; data: Record<string, unknown> } {
+function openCloudEvent(body: string): {
+  id: unknown;
+  type: string;
+  time: unknown;
+  data: Record<string, unknown>;
+} {
   let event: unknown;
   try {
     event = JSON.parse(body);
   } catch (cause) {
     throw new UnreadableMessage('the body is not JSON', { cause });
   }
-  const { specversion, id, type, data } = (event ?? {}) as Record<string, unknown>;
+  const { specversion, id, type, time, data } = (event ?? {}) as Record<string, unknown>;
   if (specversion !== '1.0' || typeof type !== 'string' || typeof data !== 'object' || data === null) {
     throw new UnreadableMessage('the body is no CloudEvent 1.0 with data');
   }
-  return { id, type, data: data as Record<string, unknown> };
+  return { id, type, time, data: data as Record<string, unknown> };
 }
 
 function subjectOf(

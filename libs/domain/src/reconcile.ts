@@ -63,9 +63,9 @@ export function reconcile(known: EnvironmentState, fetched: FetchedEnvironment):
 }
 
 /**
- * Whether a single read may not be enough to believe this: something known is gone, is older than what is known, or
- * is back after it was removed. A lagging replica upstream looks just like that. Such a fact needs a second read that
- * agrees.
+ * Whether a single read may not be enough to believe this: something known is gone, is not newer than what is known, or
+ * is back after it was removed. A lagging replica upstream looks just like that, and so does a read that was under way
+ * when something was deleted and made again. Such a fact needs a second read that agrees.
  */
 export function isDoubtful(known: EnvironmentState, fact: EnvironmentFact): boolean {
   if (!known.exists) return known.lifeSequence > 0;
@@ -90,10 +90,10 @@ interface VersionedEntry {
   readonly value: { readonly version?: number | null | undefined } | undefined;
 }
 
-/** A step back, or a return. */
+/** Not a step forward, or a return. */
 function isStep(entry: VersionedEntry | undefined, version: number | null | undefined): boolean {
   if (!entry) return false;
-  return entry.value === undefined || (version ?? 0) < (entry.value.version ?? 0);
+  return entry.value === undefined || (version ?? 0) <= (entry.value.version ?? 0);
 }
 
 /** Whether two JSON values say the same. The order of an object's keys says nothing; the order of a list does. */
