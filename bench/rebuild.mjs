@@ -2,14 +2,9 @@
  * A log of 100,000 facts over 1,000 environments: how long it takes to read it, to fold it, and to bring Redis level
  * with it, and how much memory that needs.
  */
-import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { connect as dial, createServer } from 'node:net';
-import { availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { spawnSync } from 'node:child_process';
+import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { setTimeout as delay } from 'node:timers/promises';
 
 import { DeliverPolicy, jetstream } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
@@ -22,6 +17,7 @@ import { RedisStateStore } from '#libs/state-store';
 
 import { JetStreamEventLog } from '../dist/libs/event-log/src/jetstream-event-log.js';
 import { medians, peakMemory } from './measure.mjs';
+import { withServers } from './processes.mjs';
 
 const ENVIRONMENTS = 1000;
 const FLAGS = 28;
@@ -31,7 +27,7 @@ Logger.overrideLogger(false);
 
 const [, , task, natsUrl] = process.argv;
 if (task === 'memory') await memory(natsUrl);
-else await main();
+else await withServers(measure);
 
 /** In a process of its own, so that nothing else is in its memory. */
 async function memory(servers) {
@@ -44,25 +40,6 @@ async function memory(servers) {
 
 function jsonBytes({ flags }) {
   return [...flags.values()].reduce((sum, { value }) => sum + JSON.stringify(value ?? '').length, 0);
-}
-
-async function main() {
-  const folder = mkdtempSync(join(tmpdir(), 'ff-relay-bench-'));
-  const [natsPort, redisPort] = [await freePort(), await freePort()];
-  const servers = [
-    spawn('nats-server', ['-a', '127.0.0.1', '-p', natsPort, '-js', '-sd', folder], { stdio: 'ignore' }),
-    spawn('redis-server', ['--port', redisPort, '--bind', '127.0.0.1', '--save', '', '--dir', folder], {
-      stdio: 'ignore',
-    }),
-  ];
-  try {
-    await Promise.all([answers(natsPort), answers(redisPort)]);
-    await measure(`nats://127.0.0.1:${natsPort}`, `127.0.0.1:${redisPort}`);
-  } finally {
-    for (const server of servers) server.kill('SIGKILL');
-    await Promise.all(servers.map((server) => once(server, 'exit')));
-    rmSync(folder, { recursive: true });
-  }
 }
 
 async function measure(servers, address) {
@@ -202,26 +179,4 @@ async function readAndParse(servers) {
 
 function ms(value) {
   return `${value.toFixed(0).padStart(6)} ms`;
-}
-
-async function freePort() {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address();
-  await once(probe.close(), 'close');
-  return port;
-}
-
-async function answers(port) {
-  for (;;) {
-    const socket = dial(port, '127.0.0.1');
-    socket.write('PING\r\n');
-    const up = await once(socket, 'data').then(
-      () => true,
-      () => false,
-    );
-    socket.destroy();
-    if (up) return;
-    await delay(50);
-  }
 }

@@ -19,7 +19,7 @@ const LOCAL = '127.0.0.1';
 const ROLES = ['gateway-a', 'gateway-b', 'ingestor', 'projector', 'metrics-forwarder'];
 
 prepare(['nats-server', 'redis-server']);
-const demo = !process.env.PROXY_KEY;
+const demo = !(process.env.PROXY_KEY || process.env.PROXY_KEY_FILE);
 // The log of the demo is never that of an upstream, whose gateways would serve the demo's flags and keys.
 const dataDir = resolve(process.env.DATA_DIR || (demo ? './data/services' : './data/services-upstream'));
 // Only gateways may be reached from elsewhere, and only if asked: the demo's keys are known to everybody.
@@ -130,6 +130,8 @@ function settingsOf(name) {
     REDIS_PASSWORD: '',
     REDIS_DB: '',
     MANAGEMENT_HOST: LOCAL,
+    // Two gateways cannot share it, and each answers at its own ports.
+    PROMETHEUS_PORT: '',
     MANAGEMENT_PORT: `${managementOf(name)}`,
     ...(demo && { PROXY_KEY: DEMO.proxyKey, CLIENT_SERVICE: upstream, METRIC_SERVICE: upstream }),
   };

@@ -17,7 +17,12 @@ let exitCode = 0;
 
 prepare();
 whenAskedToEnd(() => stop(0));
-if (process.env.PROXY_KEY || process.env.OFFLINE || /^(true|t|1)$/i.test(process.env.READ_REPLICA ?? '')) {
+if (
+  process.env.PROXY_KEY ||
+  process.env.PROXY_KEY_FILE ||
+  process.env.OFFLINE ||
+  /^(true|t|1)$/i.test(process.env.READ_REPLICA ?? '')
+) {
   await startService('relay', {});
 } else {
   await startDemo();

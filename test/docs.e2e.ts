@@ -20,6 +20,14 @@ describe('The documents', () => {
     );
   });
 
+  it('show the OpenFeature examples as they are run', async () => {
+    for (const example of ['openfeature', 'openfeature-web']) {
+      expect(await read('docs/guides/openfeature.md')).toContain(
+        `\`\`\`js\n${await read(`docs/examples/${example}.mjs`)}\`\`\``,
+      );
+    }
+  });
+
   it('list every setting of the relay (UPDATE_DOCS=1 writes the table anew)', async () => {
     const file = join(root, 'docs/guides/settings.md');
     const [before = '', , after = ''] = (await read('docs/guides/settings.md')).split(

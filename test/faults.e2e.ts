@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 
 import { expectAgreement } from './support/agreement.js';
+import { Chance } from './support/chance.js';
 import { Admin, eventually, SdkSession } from './support/clients.js';
 import { type Part, ServiceSet } from './support/deployments.js';
 
@@ -13,17 +14,6 @@ const ROUNDS = Number(process.env['FAULT_ROUNDS'] ?? 1);
 /** Past every lease and time limit that is not for people. */
 const PAUSE_MS = 9000;
 const FLAGS = Array.from({ length: 8 }, (_, i) => `flag-${i}`);
-
-/** Numbers from 0 to 1 that are the same for the same seed (mulberry32). */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
 
 /** What an SDK hears: the newest version of each flag, since it last read everything. */
 class Listener {
@@ -161,7 +151,8 @@ describe('After every fault the upstream, the log, Redis and each gateway agree,
     );
 
   for (let round = 1; round <= ROUNDS; round++) {
-    const chance = random(SEED * 1000 + round);
+    const dice = new Chance(SEED * 1000 + round);
+    const chance = () => dice.next();
     const name = `(seed ${SEED}, round ${round})`;
 
     it.each<Part>(['nats', 'redis', 'control-plane', 'gateway-1'])(

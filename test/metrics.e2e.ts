@@ -345,7 +345,7 @@ describe('Evaluation counts, through gateway and forwarder on NATS', () => {
   it('that were gathered are posted when the forwarder is stopped', async () => {
     const sdk = await CountingSdk.signIn(gateway);
     const forwarder = startRole('metrics-forwarder', { METRIC_POST_DURATION: '3600', MANAGEMENT_PORT: '0' });
-    const [, port] = await forwarder.printed(/Answering \/livez, \/readyz and \/status on port (\d+)/);
+    const [, port] = await forwarder.printed(/Answering \/livez.* on port (\d+)/);
     for (let i = 0; i < 20; i++) await sdk.post(entry('a', 'true', 1));
     await eventually(
       async () =>

@@ -36,7 +36,7 @@ export async function expectAgreement(set: ServiceSet): Promise<void> {
 async function flagsInLog(set: ServiceSet, environment: string): Promise<string> {
   const log = await JetStreamEventLog.open({ servers: set.natsUrl, replicas: 1 });
   try {
-    const state = (await foldLog(log, environment)).states.get(environment);
+    const state = (await foldLog(log)).states.get(environment);
     return JSON.stringify(state ? flagsOf(state) : []);
   } finally {
     await log.close();

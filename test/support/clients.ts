@@ -64,6 +64,8 @@ export interface SdkEvent {
   readonly domain: string;
   readonly identifier: string;
   readonly version: number;
+  /** Where a stream may go on, with `Last-Event-ID`. */
+  readonly id?: string | undefined;
 }
 
 /** What an SDK does on the wire, call by call. */
@@ -105,9 +107,14 @@ export class SdkSession {
   }
 
   /** The events of a stream that is open when this resolves; they end with the stream. */
-  async stream(signal: AbortSignal): Promise<AsyncIterable<SdkEvent>> {
+  async stream(signal: AbortSignal, lastEventId?: string): Promise<AsyncIterable<SdkEvent>> {
     const response = await fetch(`${this.relay}/stream?cluster=1`, {
-      headers: { authorization: `Bearer ${this.token}`, 'api-key': this.key, accept: 'text/event-stream' },
+      headers: {
+        authorization: `Bearer ${this.token}`,
+        'api-key': this.key,
+        accept: 'text/event-stream',
+        ...(lastEventId !== undefined && { 'last-event-id': lastEventId }),
+      },
       signal,
     });
     if (!response.body || response.status !== 200) throw new Error(`/stream answered ${response.status}`);
@@ -123,7 +130,9 @@ async function* events(
   signal: AbortSignal,
 ): AsyncIterable<SdkEvent> {
   let ready: SdkEvent[] = [];
-  const parser = createParser({ onEvent: ({ data }) => ready.push(JSON.parse(data) as SdkEvent) });
+  const parser = createParser({
+    onEvent: ({ id, data }) => ready.push({ ...(JSON.parse(data) as SdkEvent), id }),
+  });
   parser.feed(opening);
   try {
     for (;;) {

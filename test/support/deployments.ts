@@ -14,6 +14,8 @@ export interface Deployment {
   readonly gateways: readonly string[];
   /** Ends everything of ours in good order, and starts it again on what it kept. */
   restart(): Promise<void>;
+  /** Ends the first gateway, and starts it again after something was done; another may go on meanwhile. */
+  restartGateway(meanwhile: (another?: string) => Promise<void>): Promise<void>;
   /** Another gateway with other settings. */
   gateway(settings: NodeJS.ProcessEnv): Promise<string>;
   dispose(): Promise<void>;
@@ -48,6 +50,18 @@ class OneProcess implements Deployment {
     await this.run();
   }
 
+  async restartGateway(meanwhile: () => Promise<void>): Promise<void> {
+    await this.services?.relay.process.kill('SIGTERM');
+    await meanwhile();
+    const { folders, workspace, services } = this;
+    if (!services) return;
+    const { controlPlane, relay } = services;
+    this.services = {
+      controlPlane,
+      relay: await workspace.relay(folders.relay, controlPlane.url, relay.port),
+    };
+  }
+
   async gateway(settings: NodeJS.ProcessEnv): Promise<string> {
     const folder = await this.workspace.folder();
     return (await this.workspace.relay(folder, this.controlPlane.url, 0, settings)).url;
@@ -74,6 +88,7 @@ export type Part =
   | 'ingestor-2'
   | 'projector-1'
   | 'projector-2'
+  | 'metrics-forwarder-1'
   | 'gateway-1'
   | 'gateway-2';
 
@@ -83,11 +98,19 @@ const ROLES: readonly Part[] = [
   'ingestor-2',
   'projector-1',
   'projector-2',
+  'metrics-forwarder-1',
   'gateway-1',
   'gateway-2',
 ];
 
-const USUAL: readonly Part[] = [...SERVERS, 'ingestor-1', 'projector-1', 'gateway-1', 'gateway-2'];
+const USUAL: readonly Part[] = [
+  ...SERVERS,
+  'ingestor-1',
+  'projector-1',
+  'metrics-forwarder-1',
+  'gateway-1',
+  'gateway-2',
+];
 
 /** The relay as a service set over real servers, every part of which can be killed, paused and started again. */
 export class ServiceSet implements Deployment {
@@ -98,13 +121,20 @@ export class ServiceSet implements Deployment {
   private readonly extra: Process[] = [];
 
   private natsSettings = '';
+  private ownSettings: NodeJS.ProcessEnv = {};
 
   /**
    * @param parts to begin with; by default each once, and two gateways
    * @param natsSettings lines of the configuration of nats-server
+   * @param settings of all processes of ours
    */
-  static async start(parts: readonly Part[] = USUAL, natsSettings = ''): Promise<ServiceSet> {
+  static async start(
+    parts: readonly Part[] = USUAL,
+    natsSettings = '',
+    settings: NodeJS.ProcessEnv = {},
+  ): Promise<ServiceSet> {
     const set = new ServiceSet();
+    set.ownSettings = settings;
     set.folder = await set.workspace.folder();
     set.natsSettings = join(set.folder, 'nats.conf');
     await writeFile(set.natsSettings, natsSettings);
@@ -136,9 +166,13 @@ export class ServiceSet implements Deployment {
     return `http://127.0.0.1:${this.port(part)}`;
   }
 
+  managementUrl(part: Part): string {
+    return `http://127.0.0.1:${this.port(`management of ${part}`)}`;
+  }
+
   /** What a process of ours says about itself. */
   async status(part: Part): Promise<Record<string, Record<string, unknown>>> {
-    const response = await fetch(`http://127.0.0.1:${this.port(`management of ${part}`)}/status`);
+    const response = await fetch(`${this.managementUrl(part)}/status`);
     return (await response.json()) as Record<string, Record<string, unknown>>;
   }
 
@@ -157,14 +191,15 @@ export class ServiceSet implements Deployment {
   }
 
   /** Starts a part and does not wait for what it needs. */
-  begin(part: Part): void {
-    this.running.set(part, this.spawn(part, {}));
+  begin(part: Part, settings: NodeJS.ProcessEnv = {}): void {
+    this.running.set(part, this.spawn(part, settings));
   }
 
-  async stop(part: Part, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+  /** @returns how it ended */
+  async stop(part: Part, signal: NodeJS.Signals = 'SIGTERM'): ReturnType<Process['kill']> {
     const process = this.running.get(part);
     this.running.delete(part);
-    await process?.kill(signal);
+    return process?.kill(signal) ?? null;
   }
 
   /** It keeps its connections and does nothing, until it is resumed. */
@@ -195,6 +230,12 @@ export class ServiceSet implements Deployment {
     const parts = [...ROLES, ...SERVERS].filter((part) => this.isRunning(part));
     for (const part of parts) await this.stop(part);
     await this.startAll(parts.toReversed());
+  }
+
+  async restartGateway(meanwhile: (another?: string) => Promise<void>): Promise<void> {
+    await this.stop('gateway-1');
+    await meanwhile(this.gatewayUrl('gateway-2'));
+    await this.start('gateway-1');
   }
 
   async gateway(settings: NodeJS.ProcessEnv): Promise<string> {
@@ -261,6 +302,7 @@ export class ServiceSet implements Deployment {
       METRIC_SERVICE: `${this.controlPlane.url}/api/1.0`,
       NATS_URL: this.natsUrl,
       REDIS_ADDRESS: this.redisAddress,
+      ...this.ownSettings,
     };
   }
 

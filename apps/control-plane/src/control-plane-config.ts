@@ -9,7 +9,9 @@ const settings = (environment: NodeJS.ProcessEnv) => ({
     .string()
     .default('127.0.0.1')
     // Without a token whoever reaches the admin API may use it, so nobody but this machine may reach it.
-    .refine((host) => isLoopback(host) || environment['ADMIN_TOKEN']?.trim())
+    .refine(
+      (host) => isLoopback(host) || (environment['ADMIN_TOKEN'] ?? environment['ADMIN_TOKEN_FILE'])?.trim(),
+    )
     .meta({
       description: 'the address to listen on',
       expected: '127.0.0.1, or set ADMIN_TOKEN too and then to any address of this machine (0.0.0.0 for all)',

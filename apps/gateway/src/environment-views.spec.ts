@@ -205,8 +205,8 @@ describe('The views of a gateway', () => {
     await log.askedForHead(4);
     expect(versionIn(started)).toBe(5);
     expect(log.followedFrom).toEqual([at(2)]);
-    log.end = at(2);
-    log.holds = [logged(added, 1), logged(flag(6), 2)];
+    log.end = at(3);
+    log.holds = [logged(added, 1), logged(flag(6), 2), logged(snapshot, 3)];
     log.link = {
       stream: { state: 'CONNECTED', since: 1 },
       config: { state: 'SYNCED', since: 1 },
@@ -214,7 +214,7 @@ describe('The views of a gateway', () => {
       at: Date.now(),
     };
     await log.takenIn(2);
-    expect(log.followedFrom).toEqual([at(2), at(2)]);
+    expect(log.followedFrom).toEqual([at(2), at(3)]);
     expect(versionIn(started)).toBe(6);
   });
 

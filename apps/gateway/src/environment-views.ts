@@ -6,7 +6,7 @@ import { type Observable, Subject } from 'rxjs';
 import { apiKeysOf, type EnvironmentState, type Position } from '#libs/domain';
 import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log';
 import type { PartStatus } from '#libs/observability';
-import { comparedSince, foldLog, LogFold } from '#libs/projection';
+import { comparedSince, foldLog, LogFold, statesIn } from '#libs/projection';
 import type { StateStore } from '#libs/state-store';
 
 const RETRY_MS = 250;
@@ -22,6 +22,8 @@ const CATCH_UP_MS = 1000;
 const DISTRUST_MS = 5000;
 /** For facts of an epoch that was never heard of. */
 const UNKNOWN_EPOCH_MS = 10_000;
+
+const NOT_FILLED = 'the log was lost, and the one that takes its place is not filled yet';
 
 /** An SDK key that opens an environment no longer. */
 export interface Revocation {
@@ -54,8 +56,7 @@ export class EnvironmentViews {
   private readonly formerEpochs = new Set<string>();
   private environmentByKey = new Map<string, string>();
   private view: LogFold | undefined;
-  /** What the views held when they were loaded, or when all streams had ended. */
-  private began: Position | undefined;
+  private jumpedTo: Position | undefined;
   /** Where the log ended when the views began. */
   private end: Position | undefined;
   private readonly waiting = new Set<{ readonly position: Position; readonly done: () => void }>();
@@ -65,6 +66,7 @@ export class EnvironmentViews {
   private lastFailure = '';
   private work: Promise<void> | undefined;
   private substitute: NodeJS.Timeout | undefined;
+  private following: Promise<void> | undefined;
 
   constructor(
     private readonly log: EventLog,
@@ -73,7 +75,7 @@ export class EnvironmentViews {
 
   start(): void {
     this.work = this.keepFollowing();
-    this.substitute = setInterval(() => void this.followStore().catch(() => undefined), STORE_POLL_MS);
+    this.substitute = setInterval(() => void this.followStore(), STORE_POLL_MS);
   }
 
   async stop(): Promise<void> {
@@ -85,6 +87,16 @@ export class EnvironmentViews {
   /** Resolves once the views hold the whole account: from then on, what they do not know does not exist. */
   get complete(): Promise<void> {
     return this.whole.promise;
+  }
+
+  /** Whether what the views do not know does not exist. */
+  get areComplete(): boolean {
+    return this.isWhole;
+  }
+
+  /** How much of the log the views hold; undefined before they hold any. */
+  get position(): Position | undefined {
+    return this.view?.position;
   }
 
   /** The SDK keys that are revoked, each when no request is let in with it any more. */
@@ -118,14 +130,9 @@ export class EnvironmentViews {
     return this.environmentByKey.get(apiKey);
   }
 
-  /** Whether the views held a fact when they were loaded: nobody was served anything without it. */
-  beganWith({ epoch, sequence }: Position): boolean {
-    return this.began?.epoch === epoch && sequence <= this.began.sequence;
-  }
-
-  /** Whoever was served anything before is gone, and comes back to what the views hold now. */
-  beginAgain(): void {
-    this.began = this.view?.position;
+  /** Whether the views took a fact over in a jump, which told of it. */
+  jumpedOver({ epoch, sequence }: Position): boolean {
+    return this.jumpedTo?.epoch === epoch && sequence <= this.jumpedTo.sequence;
   }
 
   /**
@@ -158,6 +165,7 @@ export class EnvironmentViews {
     const timer = setTimeout(() => patience.abort(), CATCH_UP_MS);
     const late = new Promise<true>((done) => patience.signal.addEventListener('abort', () => done(true)));
     const progress = await Promise.race([this.store.progress().catch(() => undefined), late]);
+    if (progress !== true && !this.log.reachable) await Promise.race([this.followStore(), late]);
     const isLate =
       progress === true || (progress && !(await this.waitFor(progress.position, patience.signal)));
     clearTimeout(timer);
@@ -202,21 +210,20 @@ export class EnvironmentViews {
   private async nextView(lostAt: number): Promise<LogFold> {
     const head = await this.log.head('FF_FACTS');
     if (head.epoch === this.view?.position.epoch) {
-      if (await comparedSince(this.log, lostAt)) return foldLog(this.log);
-      throw new Error('the log lost its newest facts, and was not compared with the upstream since');
-    }
-    const progress = await this.store.progress().catch(() => undefined);
-    // One that is not complete is only being filled.
-    if (progress?.position.epoch === head.epoch && progress.complete) {
-      const stored = await this.fromStore();
+      if (!(await comparedSince(this.log, lostAt)))
+        throw new Error('the log lost its newest facts, and was not compared with the upstream since');
+    } else {
+      // The store comes first, since other gateways answer from it. One that is not complete is only being filled.
+      const progress = await this.store.progress().catch(() => undefined);
+      const stored =
+        progress?.position.epoch === head.epoch && progress.complete ? await this.fromStore() : undefined;
       if (stored) return stored;
+      // But it may be away, or nobody keeps it.
+      if (this.store.reachable && Date.now() - lostAt <= STORE_HEAL_MS) throw new Error(NOT_FILLED);
     }
-    // The store comes first, since other gateways answer from it. But it may be away, or nobody keeps it.
-    if (!this.store.reachable || Date.now() - lostAt > STORE_HEAL_MS) {
-      const folded = await foldLog(this.log);
-      if (folded.decided) return folded;
-    }
-    throw new Error('the log was lost, and the one that takes its place is not filled yet');
+    const folded = await foldLog(this.log);
+    if (!folded.decided) throw new Error(NOT_FILLED);
+    return folded;
   }
 
   /** What the store holds; undefined if it is away, or holds nothing for so long that nobody seems to keep it. */
@@ -230,11 +237,7 @@ export class EnvironmentViews {
       if (!progress) return undefined;
       const fold = new LogFold(progress.position);
       fold.complete = progress.complete;
-      const ids = await this.store.environments();
-      for (const id of ids) {
-        const stored = await this.store.environment(id);
-        if (stored) fold.states.set(id, stored.state);
-      }
+      for (const [id, state] of await statesIn(this.store)) fold.states.set(id, state);
       return fold;
     } catch (error) {
       if (!this.stopping.signal.aborted) this.logger.warn(`The state store is away: ${String(error)}`);
@@ -245,12 +248,12 @@ export class EnvironmentViews {
   private adopt(view: LogFold): void {
     const before = this.view;
     this.view = view;
-    this.began = view.position;
     this.loaded.resolve();
     const ids = new Set([...(before?.states.keys() ?? []), ...view.states.keys()]);
     const changed = [...ids].filter((id) => before?.states.get(id) !== view.states.get(id));
     for (const id of changed) this.keysMayDiffer(id, before?.states.get(id));
     if (before) {
+      this.jumpedTo = view.position;
       if (before.position.epoch !== view.position.epoch) this.formerEpochs.add(before.position.epoch);
       this.jumping.next(changed.map((id) => ({ before: before.states.get(id), after: view.states.get(id) })));
     }
@@ -258,7 +261,14 @@ export class EnvironmentViews {
   }
 
   /** While the log cannot be reached, what others do is seen in the store. What differs is told like a jump. */
-  private async followStore(): Promise<void> {
+  private followStore(): Promise<void> {
+    // A store that fails is looked at again in a moment.
+    return (this.following ??= this.takeFromStore()
+      .catch(() => undefined)
+      .finally(() => (this.following = undefined)));
+  }
+
+  private async takeFromStore(): Promise<void> {
     const { view } = this;
     if (!view || this.log.reachable || !this.store.reachable) return;
     const progress = await this.store.progress();

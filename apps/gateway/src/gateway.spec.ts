@@ -5,11 +5,13 @@ import { request as httpRequest } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Inject, Module, type OnModuleInit } from '@nestjs/common';
 import { ModuleRef } from '@nestjs/core';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import fc from 'fast-check';
 
 import { RelayConfig } from '#libs/config';
 import {
@@ -31,11 +33,13 @@ import {
   unknownEnvironment,
 } from '#libs/domain';
 import { EventLog } from '#libs/event-log';
+import { StatusBoard, UpstreamStatus } from '#libs/observability';
 import { StateStore } from '#libs/state-store';
 
 import { EnvironmentViews } from './environment-views.js';
 import { GatewayModule } from './gateway.module.js';
 import { NoticeHub } from './notice-hub.js';
+import { RememberedTargets } from './remembered-targets.js';
 import { serveGateway } from './serve-gateway.js';
 
 const DEV = '10000000-0000-4000-8000-000000000001';
@@ -153,6 +157,7 @@ interface Starting {
   readonly upstream: Upstream;
   readonly views: EnvironmentViews;
   readonly hub: NoticeHub;
+  readonly upstreamStatus: UpstreamStatus;
   /** Resolves once it serves. */
   readonly serving: Promise<NestFastifyApplication>;
 }
@@ -168,6 +173,7 @@ async function startEmpty(settings: NodeJS.ProcessEnv = {}): Promise<Starting> {
     PORT: '0',
     MANAGEMENT_PORT: '0',
     LOG_LEVEL: 'ERROR',
+    STREAM_REPLAY: '0',
     ...settings,
   });
   const wired = Promise.withResolvers<ModuleRef>();
@@ -190,18 +196,24 @@ async function startEmpty(settings: NodeJS.ProcessEnv = {}): Promise<Starting> {
   const part = <Part>(type: abstract new (...given: never[]) => Part): Part =>
     parts.get(type, { strict: false });
   const [log, views, hub] = [part(EventLog), part(EnvironmentViews), part(NoticeHub)];
+  const upstreamStatus = part(UpstreamStatus);
+  // As the process that has the link would say.
+  if (config.closeStreamsOnUpstreamLoss) {
+    upstreamStatus.reporting = true;
+    upstreamStatus.stream('CONNECTED');
+  }
   cleanUps.push(async () => {
     await (await serving).close();
     await rm(folder, { recursive: true });
   });
-  return { upstream: new Upstream(log, views), views, hub, serving };
+  return { upstream: new Upstream(log, views), views, hub, upstreamStatus, serving };
 }
 
 type Gateway = Awaited<ReturnType<typeof start>>;
 
 /** A gateway that serves two environments, and what SDKs do with it. */
 async function start(facts: readonly Fact[] = [], settings?: NodeJS.ProcessEnv) {
-  const { upstream, views, hub, serving } = await startEmpty(settings);
+  const { upstream, views, hub, upstreamStatus, serving } = await startEmpty(settings);
   await upstream.happens(...ACCOUNT, ...facts, snapshot);
   const app = await serving;
   const server = app.getHttpServer();
@@ -253,7 +265,21 @@ async function start(facts: readonly Fact[] = [], settings?: NodeJS.ProcessEnv) 
   await last.until('"told"');
   last.socket.destroy();
   await until(() => hub.openStreams === 0);
-  return { app, port, url, upstream, views, hub, call, signIn, bearer, read, stream, serverSide };
+  return {
+    app,
+    port,
+    url,
+    upstream,
+    views,
+    hub,
+    upstreamStatus,
+    call,
+    signIn,
+    bearer,
+    read,
+    stream,
+    serverSide,
+  };
 }
 
 /** A connection, byte for byte. */
@@ -307,11 +333,25 @@ class Wire {
     }
     return chunks;
   }
-  get events(): { event: string; domain: string; identifier: string; version: number }[] {
+  get events(): {
+    event: string;
+    domain: string;
+    identifier: string;
+    version: number;
+    id: string | undefined;
+  }[] {
     return this.chunks.flatMap((chunk) => {
-      const data = /^event: \*\ndata: (.*)\n\n$/.exec(chunk)?.[1];
-      return data === undefined ? [] : [JSON.parse(data)];
+      const [, id, data] = /^event: \*\n(?:id: (.*)\n)?data: (.*)\n\n$/.exec(chunk) ?? [];
+      return data === undefined ? [] : [{ ...JSON.parse(data), id }];
     });
+  }
+  /** What it heard, in short: `patch a 2`. */
+  get heard(): string[] {
+    return this.events.map(({ event, identifier, version }) => `${event} ${identifier} ${version}`);
+  }
+  /** What its reader says when it comes again. */
+  get lastEventId(): string {
+    return this.events.findLast(({ id }) => id !== undefined)?.id ?? '';
   }
 }
 
@@ -539,6 +579,20 @@ describe('Reading', () => {
     },
   );
 
+  it('gives nobody serving rules where that is not wanted, and widens no group', async () => {
+    const facts = [
+      segment('beta', { servingRules: andRules }),
+      segment('both', { servingRules: andRules.slice(0, 1) }),
+    ];
+    const { read } = await start(facts, { AND_RULES: 'false' });
+    const groups = (await read('target-segments?rules=v2')).json() as Segment[];
+    expect(groups.map(({ identifier, rules, servingRules }) => [identifier, rules, servingRules])).toEqual([
+      ['beta', [equal('c')], undefined],
+      ['both', [], undefined],
+    ]);
+    expect((await read('target-segments/both?rules=v2')).json()).toEqual(groups[1]);
+  });
+
   it('takes ; for & in queries, and parameters that it does not know', async () => {
     const { json } = await gateway.read('target-segments/beta?cluster=undefined;rules=v2;stream=%2A');
     expect(json()).toHaveProperty('servingRules');
@@ -577,7 +631,10 @@ describe('Reading', () => {
     expect(status).toBe(200);
     expect(text).toBe('');
     const list = await gateway.read('feature-configs');
-    expect(headers.get('content-length')).toBe(String(Buffer.byteLength(list.text)));
+    for (const name of ['content-length', 'content-encoding', 'etag']) {
+      expect(headers.get(name)).toBe(list.headers.get(name));
+    }
+    expect(Number(headers.get('content-length'))).toBeGreaterThan(0);
   });
 
   it('takes headers of 300 KB', async () => {
@@ -585,10 +642,99 @@ describe('Reading', () => {
     expect((await gateway.call('GET', `/client/env/${DEV}/feature-configs`, headers)).status).toBe(200);
   });
 
-  it('is never compressed', async () => {
-    const headers = { ...(await gateway.bearer()), 'accept-encoding': 'gzip, br, deflate' };
-    const { headers: answered } = await gateway.call('GET', `/client/env/${DEV}/feature-configs`, headers);
-    expect(answered.get('content-encoding')).toBeNull();
+  describe('in an encoding', () => {
+    const get = async (path: string, headers: Record<string, string>) => {
+      const wire = new Wire(gateway.port);
+      wire.send('GET', `/client/env/${DEV}/${path}`, {
+        ...(await gateway.bearer()),
+        connection: 'close',
+        ...headers,
+      });
+      await wire.closed;
+      const header = (name: string) => new RegExp(`\r\n${name}: ([^\r]*)`, 'i').exec(wire.text)?.[1];
+      const body = Buffer.from(wire.body, 'latin1');
+      return { status: Number(wire.head.slice(9, 12)), header, body };
+    };
+
+    it.each<[string, string | undefined]>([
+      ['', undefined],
+      ['gzip, deflate', 'gzip'],
+      ['gzip, deflate, br', 'br'],
+      ['GZIP;q=1.0, br;q=0.5', 'gzip'],
+      ['br;q=0, gzip;q=0', undefined],
+      ['*', 'br'],
+      ['*, br;q=0', 'gzip'],
+      ['identity, gzip;q=0.5', undefined],
+      ['identity;q=0.5, gzip', 'gzip'],
+      ['deflate', undefined],
+      ['gzip;q=much', undefined],
+    ])('that suits Accept-Encoding %j it is %s', async (accepted, encoding) => {
+      const headers: Record<string, string> = accepted ? { 'accept-encoding': accepted } : {};
+      const { header, body } = await get('feature-configs', headers);
+      const decode =
+        { gzip: gunzipSync, br: brotliDecompressSync }[encoding ?? ''] ?? ((same: Buffer) => same);
+      expect(header('content-encoding')).toBe(encoding);
+      expect(header('content-length')).toBe(String(body.length));
+      expect(header('vary')).toBe('Accept-Encoding');
+      expect(decode(body).toString()).toBe((await gateway.read('feature-configs')).text);
+    });
+
+    it('is not compressed where that is not worth it', async () => {
+      const { header, body } = await get('feature-configs/a', { 'accept-encoding': 'gzip, br' });
+      expect(header('content-encoding')).toBeUndefined();
+      expect(JSON.parse(body.toString())).toEqual(aFlag('a', 3));
+    });
+
+    it('has a tag of its own, and whoever holds any of them is told so', async () => {
+      const encodings = ['', 'gzip', 'br'];
+      const tags = new Set<string>();
+      for (const encoding of encodings) {
+        const { header } = await get('feature-configs', { 'accept-encoding': encoding });
+        tags.add(header('etag') ?? '');
+      }
+      expect(tags.size).toBe(3);
+      for (const tag of tags) {
+        for (const held of [tag, `W/${tag}`, `"other", ${tag}`]) {
+          for (const encoding of encodings) {
+            const { status, header, body } = await get('feature-configs', {
+              'accept-encoding': encoding,
+              'if-none-match': held,
+            });
+            expect([status, header('etag'), body.length]).toEqual([304, tag, 0]);
+            expect(header('ff-position')).toMatch(/:\d+$/);
+          }
+        }
+      }
+    });
+  });
+
+  it('is answered 304 for If-None-Match of any content, and 200 for that of another', async () => {
+    const read = async (held: string, path: string) =>
+      gateway.call('GET', `/client/env/${DEV}/${path}`, {
+        ...(await gateway.bearer()),
+        'if-none-match': held,
+      });
+    const tag = (await gateway.read('feature-configs/a')).headers.get('etag') ?? '';
+    expect(tag).toMatch(/^"[\w-]+"$/);
+    expect((await read('*', 'feature-configs')).status).toBe(304);
+    expect((await read(tag, 'feature-configs/a')).status).toBe(304);
+    for (const [held, path] of [
+      [tag, 'feature-configs/b'],
+      [tag, 'feature-configs'],
+      [tag.slice(1, -1), 'feature-configs/a'],
+      ['"', 'feature-configs/a'],
+      ['', 'feature-configs/a'],
+    ] as const) {
+      expect([held, (await read(held, path)).status]).toEqual([held, 200]);
+    }
+    expect((await read('*', 'feature-configs/none')).status).toBe(404);
+  });
+
+  it('says at which position of the log it is', async () => {
+    const { epoch, sequence } = await gateway.upstream.log.head('FF_FACTS');
+    for (const path of ['feature-configs', 'feature-configs/a', 'target-segments', 'target-segments/beta']) {
+      expect((await gateway.read(path)).headers.get('ff-position')).toBe(`${epoch}:${sequence}`);
+    }
   });
 
   it('of an environment by a token of another is refused with 401', async () => {
@@ -723,6 +869,12 @@ describe('The SDK port', () => {
     expect((await gateway.call('OPTIONS', flagsPath)).status).toBe(204);
   });
 
+  it('lets scripts in browsers read the tag, the age and the position', async () => {
+    const { headers } = await gateway.call('GET', flagsPath, await gateway.bearer());
+    const exposed = headers.get('access-control-expose-headers')?.split(/, */);
+    expect(exposed).toEqual(expect.arrayContaining(['etag', 'ff-data-age', 'ff-position']));
+  });
+
   it.each<[number, string, string, string | undefined]>([
     [200, 'GET', '/health', undefined],
     [400, 'POST', '/client/auth', '{'],
@@ -744,8 +896,12 @@ describe('The SDK port', () => {
     expect(answer.headers.get('x-request-id')).toBe('r-1');
   });
 
-  it('gives a request a name if it has none', async () => {
-    const { headers } = await gateway.call('GET', '/health');
+  it.each<[string, Record<string, string>]>([
+    ['it has none', {}],
+    ['its own is long', { 'x-request-id': 'x'.repeat(201) }],
+    ['its own is odd', { 'x-request-id': 'ü' }],
+  ])('gives a request a name if %s', async (_, sent) => {
+    const { headers } = await gateway.call('GET', '/health', sent);
     expect(headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
   });
 
@@ -903,14 +1059,16 @@ describe('A stream', () => {
     await upstream.happens(noFlag('ünï "code"\n', 8));
     await wire.until('"delete"');
     const name = Buffer.from(JSON.stringify('ünï "code"\n')).toString('latin1');
+    const ids = wire.events.map(({ id }) => id);
     const event = (event: string, domain: string, identifier: string, version: number) =>
-      `event: *\ndata: {"event":"${event}","domain":"${domain}","identifier":${identifier},"version":${version},"environment":"${DEV}"}\n\n`;
+      `event: *\nid: ${ids.shift()}\ndata: {"event":"${event}","domain":"${domain}","identifier":${identifier},"version":${version},"environment":"${DEV}"}\n\n`;
     expect(wire.chunks).toEqual([
       ':\n\n',
       event('create', 'flag', name, 7),
       event('create', 'target-segment', '"beta"', 3),
       event('delete', 'flag', name, 8),
     ]);
+    expect(new Set(wire.events.map(({ id }) => id)).size).toBe(3);
   });
 
   it.each(['gzip', 'gzip, deflate, br', '*'])(
@@ -943,7 +1101,7 @@ describe('A stream', () => {
     await upstream.happens(flag('a'));
     await wire.until('"identifier":"a"');
     expect(wire.head).not.toContain('transfer-encoding');
-    expect(wire.body).toMatch(/^:\n\nevent: \*\ndata: \{.*\}\n\n$/);
+    expect(wire.body).toMatch(/^:\n\nevent: \*\nid: \S+\ndata: \{.*\}\n\n$/);
   });
 
   it('needs the key once more, of the same environment', async () => {
@@ -1115,7 +1273,7 @@ describe('A stream', () => {
   });
 
   it('that nobody reads is let go once too much waits for it, and others notice nothing', async () => {
-    const { stream, upstream, serverSide } = await start();
+    const { stream, upstream, serverSide, call } = await start();
     const [reader, sleeper] = [await stream(), await stream()];
     sleeper.socket.pause();
     const head = await upstream.log.head('FF_FACTS');
@@ -1136,6 +1294,565 @@ describe('A stream', () => {
     expect(reader.events.map(({ version }) => version)).toEqual(
       Array.from({ length: version }, (_, i) => i + 1),
     );
+    expect((await call('GET', '/metrics')).text).toContain('let_go_total{reason="slow"} 1\n');
+  });
+});
+
+describe('The age of what is served', () => {
+  afterEach(cleanUp);
+  const statusOf = (app: NestFastifyApplication) => app.get(StatusBoard, { strict: false }).look()['gateway'];
+
+  it('is told with each read once it is known, and changes no tag', async () => {
+    const { app, read } = await start([flag('a')]);
+    const before = await read('feature-configs');
+    expect(before.headers.get('ff-data-age')).toBeNull();
+    app.get(UpstreamStatus, { strict: false }).agreed();
+    const after = await read('feature-configs');
+    expect(Number(after.headers.get('ff-data-age') ?? Number.NaN)).toBeGreaterThanOrEqual(0);
+    expect(after.headers.get('etag')).toBe(before.headers.get('etag'));
+  });
+
+  it('makes the gateway unready when it is above MAX_DATA_AGE, and reads go on', async () => {
+    const { app, read } = await start([flag('a')], { MAX_DATA_AGE: '600' });
+    const upstream = app.get(UpstreamStatus, { strict: false });
+    expect(statusOf(app)).toMatchObject({
+      ready: false,
+      notReadyBecause: expect.stringContaining('nobody knows when'),
+    });
+    upstream.agreed();
+    expect(statusOf(app)).toMatchObject({ ready: true });
+    const now = Date.now();
+    upstream.adopt({ ...upstream.snapshot(), lastAgreedMs: now - 700_000, at: now });
+    expect(statusOf(app)).toMatchObject({
+      ready: false,
+      notReadyBecause: expect.stringMatching(/last agreed 70\d s ago, and MAX_DATA_AGE is 600 s/),
+    });
+    const { status, headers } = await read('feature-configs');
+    expect([status, headers.get('ff-data-age')]).toEqual([200, expect.stringMatching(/^70\d$/)]);
+    upstream.agreed();
+    expect(statusOf(app)).toMatchObject({ ready: true });
+  });
+
+  it('does not matter without MAX_DATA_AGE', async () => {
+    const { app } = await start();
+    expect(statusOf(app)).toMatchObject({ ready: true });
+    expect(statusOf(app)).not.toHaveProperty('bypassAuth');
+  });
+});
+
+describe('A gateway with former secrets', () => {
+  afterEach(cleanUp);
+
+  it('takes tokens that were signed with one, and signs none with it', async () => {
+    const { call, signIn } = await start([flag('a')], { AUTH_SECRET_PREVIOUS: `secret,${'o'.repeat(32)}` });
+    const claims = { apiKey: `auth-key-${sha256(DEV_KEY)}`, environment: DEV };
+    const statusWith = async (secret: string) =>
+      (
+        await call('GET', `/client/env/${DEV}/feature-configs`, {
+          authorization: `Bearer ${token(claims, { secret })}`,
+        })
+      ).status;
+    expect(await statusWith('secret')).toBe(200);
+    expect(await statusWith('o'.repeat(32))).toBe(200);
+    expect(await statusWith('other')).toBe(401);
+    const issued = await signIn();
+    expect(issued).toBe(token(claimsOf(issued)));
+  });
+});
+
+describe('A gateway with BYPASS_AUTH', () => {
+  afterEach(cleanUp);
+  const bypassing = () => start([flag('a'), flag('b', 1, PROD)], { BYPASS_AUTH: 'true' });
+
+  it('gives every environment that it knows to everybody, and says so', async () => {
+    const { app, call, bearer, url } = await bypassing();
+    for (const headers of [
+      {},
+      { authorization: 'Bearer x' },
+      await bearer(DEV_KEY),
+      await bearer(PROD_KEY),
+    ]) {
+      const answer = await call('GET', `/client/env/${DEV}/feature-configs`, headers);
+      expect([answer.status, answer.json()]).toEqual([200, [aFlag('a')]]);
+      expect((await call('GET', `/client/env/${PROD}/feature-configs/b`, headers)).status).toBe(200);
+      expect((await call('POST', `/metrics/${DEV}`, headers, '{}')).status).toBe(200);
+    }
+    expect((await call('GET', '/client/env/none/feature-configs')).status).toBe(404);
+    expect((await fetch(`${url}/client/env/${DEV}/feature-configs/none`)).status).toBe(404);
+    const status = app.get(StatusBoard, { strict: false }).look()['gateway'];
+    expect(status).toMatchObject({ ready: true, bypassAuth: true });
+  });
+
+  it('still asks for a key that it knows at the sign-in, since it is the key that names the environment', async () => {
+    const { call, signIn } = await bypassing();
+    expect(claimsOf(await signIn())).toMatchObject({ environment: DEV });
+    expect((await call('POST', '/client/auth', {}, '{"apiKey":"none"}')).status).toBe(401);
+  });
+
+  it('streams the environment of the API-Key, or else of the token, whoever wrote it', async () => {
+    const { port, upstream, call, bearer } = await bypassing();
+    const forged = `Bearer ${token({ apiKey: 'auth-key-x', environment: DEV }, { secret: 'x' })}`;
+    const wires: Wire[] = [];
+    for (const headers of [
+      { 'API-Key': DEV_KEY },
+      { 'API-Key': DEV_KEY, ...(await bearer(PROD_KEY)) },
+      { authorization: forged },
+    ] as Record<string, string>[]) {
+      const wire = new Wire(port);
+      wire.send('GET', '/stream', headers);
+      await wire.until(':\n\n');
+      wires.push(wire);
+    }
+    await upstream.happens(flag('c', 1, PROD), flag('d'));
+    for (const wire of wires) {
+      await wire.until('"identifier":"d"');
+      expect(wire.events.map(({ identifier }) => identifier)).not.toContain('c');
+    }
+    expect((await call('GET', '/stream')).status).toBe(400);
+    expect((await call('GET', '/stream', { authorization: 'Bearer x' })).status).toBe(400);
+    expect((await call('GET', '/stream', { 'API-Key': 'none' })).status).toBe(401);
+  });
+});
+
+describe('The target of a sign-in', () => {
+  afterEach(cleanUp);
+
+  it('is remembered for the environment of its key, and that of a stranger is not', async () => {
+    const { app, call } = await start();
+    const remembered = app.get(RememberedTargets, { strict: false });
+    const auth = async (apiKey: string, target?: object) =>
+      (await call('POST', '/client/auth', {}, JSON.stringify({ apiKey, target }))).status;
+    expect(await auth(DEV_KEY, { identifier: 'anna', name: null, attributes: { plan: 'pro' } })).toBe(200);
+    expect(await auth('stranger', { identifier: 'mallory' })).toBe(401);
+    expect(await auth(PROD_KEY)).toBe(200);
+    expect(remembered.target(DEV, 'anna')).toEqual({
+      identifier: 'anna',
+      name: 'anna',
+      attributes: { plan: 'pro' },
+    });
+    expect(remembered.target(PROD, 'anna')).toBeUndefined();
+    expect(remembered.target(DEV, 'mallory')).toBeUndefined();
+  });
+});
+
+describe('Whatever is asked', () => {
+  const STATUSES = [200, 204, 304, 400, 401, 404, 405, 413, 414];
+  let gateway: Gateway;
+  let errors: jest.SpiedFunction<typeof process.stdout.write>;
+  beforeAll(async () => {
+    gateway = await start([flag('a'), segment('beta')]);
+    errors = jest.spyOn(process.stderr, 'write');
+  });
+  afterAll(async () => {
+    errors.mockRestore();
+    await cleanUp();
+  });
+
+  const anyText = fc.oneof(
+    fc.string(),
+    fc.string({ unit: 'binary' }),
+    fc.constantFrom('..', '%', '%zz', '\0'),
+  );
+  const part = fc.oneof(
+    anyText,
+    anyText.map((text) => encodeURIComponent(text.toWellFormed())),
+    fc.constantFrom('client', 'env', DEV, PROD, 'feature-configs', 'target-segments', 'a', 'beta'),
+    fc.constantFrom(
+      'auth',
+      'stream',
+      'metrics',
+      'health',
+      'target',
+      'evaluations',
+      '__proto__',
+      'constructor',
+    ),
+    fc.integer({ min: 1, max: 40_000 }).map((length) => 'x'.repeat(length)),
+  );
+  const path = fc.oneof(
+    fc.array(part, { maxLength: 7 }).map((parts) => `/${parts.join('/')}`),
+    part.map((last) => `/client/env/${DEV}/feature-configs/${last}`),
+    part.map((environment) => `/client/env/${environment}/target-segments?rules=v2`),
+    fc
+      .tuple(part, part)
+      .map(([name, value]) => `/client/env/${DEV}/target-segments?${name}=${value};${value}`),
+    fc.constantFrom('/client/auth', `/metrics/${DEV}`, '/stream', '/health'),
+  );
+  // What Node takes from the wire.
+  const headerText = fc.string({
+    unit: fc
+      .integer({ min: 0x20, max: 0xff })
+      .map((code) => String.fromCharCode(code === 0x7f ? 0x20 : code)),
+  });
+  const authorization = fc.oneof(
+    fc.constant('good'),
+    headerText,
+    headerText.map((text) => `Bearer ${text}`),
+    fc.jsonValue().map((claims) => `Bearer ${token(Object(claims) as object)}`),
+    fc
+      .record({ apiKey: fc.jsonValue(), environment: fc.constantFrom(DEV, PROD, '', null, 7, 'toString') })
+      .map((claims) => `Bearer ${token(claims)}`),
+  );
+  const headers = fc.record(
+    {
+      authorization,
+      // Not that of the token: a stream that opens has no end.
+      'api-key': fc.oneof(fc.constant(PROD_KEY), headerText),
+      'accept-encoding': fc.oneof(headerText, fc.constantFrom('br', 'gzip;q=0', '*;q=0.1, ,;;q=')),
+      'if-none-match': fc.oneof(headerText, fc.constantFrom('*', '"', 'W/"x", ,')),
+      'content-type': headerText,
+      'x-request-id': headerText,
+      'harness-target': headerText,
+      'last-event-id': headerText,
+      origin: headerText,
+      'access-control-request-method': headerText,
+    },
+    { requiredKeys: [] },
+  );
+  const body = fc.oneof(
+    fc.constant(undefined),
+    anyText,
+    fc.json(),
+    fc.jsonValue().map((value) => JSON.stringify({ apiKey: DEV_KEY, target: value })),
+    fc.jsonValue().map((value) => JSON.stringify({ metricsData: [value], targetData: value })),
+    fc.constant(`{"apiKey":"${DEV_KEY}","target":{"identifier":"a","attributes":{"__proto__":{"a":1}}}}`),
+    fc.integer({ min: 1, max: 700_000 }).map((length) => `"${'x'.repeat(length)}"`),
+  );
+  const method = fc.constantFrom(
+    'GET',
+    'GET',
+    'GET',
+    'HEAD',
+    'POST',
+    'POST',
+    'OPTIONS',
+    'PUT',
+    'DELETE',
+    'PATCH',
+  );
+
+  it('is answered with a documented status, in the form that SDKs and browsers read', async () => {
+    const good = await gateway.bearer();
+    await fc.assert(
+      fc.asyncProperty(method, path, headers, body, async (method, path, headers, body) => {
+        // What injects the request reads the path as a browser does.
+        fc.pre(URL.canParse(path, 'http://localhost'));
+        const sent = headers.authorization === 'good' ? { ...headers, ...good } : headers;
+        const answer = await gateway.app.inject({
+          method: method as 'GET',
+          url: path,
+          headers: sent,
+          ...(body !== undefined && method !== 'GET' && method !== 'HEAD' && { payload: body }),
+        });
+        expect(STATUSES).toContain(answer.statusCode);
+        expect(answer.headers['access-control-allow-origin']).toBe('*');
+        if (answer.statusCode >= 400 && method !== 'HEAD') {
+          expect(answer.json()).toEqual(anError(answer.statusCode));
+        }
+      }),
+      { numRuns: 500, timeout: 5000 },
+    );
+    expect(errors).not.toHaveBeenCalled();
+    expect((await gateway.read('feature-configs')).status).toBe(200);
+  });
+
+  it('does not keep the next from being answered, though it is no HTTP at all', async () => {
+    const beginning = fc.constantFrom('', 'GET / HTTP/1.1\r\n', 'POST /client/auth HTTP/1.1\r\nhost: a\r\n');
+    const line = fc.constantFrom(
+      'transfer-encoding: chunked\r\n\r\n',
+      'content-length: 5\r\n',
+      'content-length: -1\r\n',
+      'expect: 100-continue\r\n',
+      'upgrade: websocket\r\nconnection: upgrade\r\n',
+      '\r\n',
+      'ffffffffff\r\n',
+      '0\r\n\r\n',
+      'a: b\0c\r\n',
+    );
+    const rubbish = fc.uint8Array({ maxLength: 300 }).map((bytes) => Buffer.from(bytes).toString('latin1'));
+    await fc.assert(
+      fc.asyncProperty(
+        beginning,
+        fc.array(fc.oneof(line, rubbish), { maxLength: 6 }),
+        async (first, rest) => {
+          const socket = connect(gateway.port, '127.0.0.1').on('error', () => undefined);
+          const closed = once(socket, 'close');
+          socket.resume().end(Buffer.from(first + rest.join(''), 'latin1'));
+          await closed;
+        },
+      ),
+      { numRuns: 200 },
+    );
+    expect(errors).not.toHaveBeenCalled();
+    expect((await gateway.read('feature-configs')).status).toBe(200);
+  });
+});
+
+describe('A stream that comes back', () => {
+  afterEach(cleanUp);
+
+  const REPLAY = { STREAM_REPLAY: '300' };
+  let markers = 0;
+  /** Changes, of which streams that are open were told when this resolves. */
+  const told = async ({ stream, upstream }: Gateway, ...facts: readonly Fact[]) => {
+    const wire = await stream();
+    const marker = `marker-${++markers}`;
+    await upstream.happens(...facts, flag(marker));
+    await wire.until(`create","domain":"flag","identifier":"${marker}"`);
+    wire.socket.destroy();
+    return wire.lastEventId;
+  };
+  /** What a stream is told when it opens, once it hears what all hear: then events have ids. */
+  const level = async ({ stream, upstream }: Gateway, lastEventId?: string) => {
+    const wire = await stream(DEV_KEY, lastEventId === undefined ? {} : { 'Last-Event-ID': lastEventId });
+    for (let marker = ''; wire.events.find(({ identifier }) => identifier === marker)?.id === undefined;) {
+      marker = `marker-${++markers}`;
+      await upstream.happens(flag(marker));
+      await wire.until(`"${marker}"`);
+    }
+    return wire.heard.filter((text) => !text.includes('marker'));
+  };
+
+  it('is told of what changed after the event that it names, once for each entity, as it is now', async () => {
+    const gateway = await start([flag('a'), flag('b'), flag('c'), segment('g'), flag('untouched')]);
+    const id = await told(gateway, flag('a', 2));
+    await told(
+      gateway,
+      flag('b', 2),
+      flag('c', 2),
+      flag('b', 3),
+      noFlag('c', 3),
+      segment('g', { version: 2 }),
+    );
+    expect(await level(gateway, id)).toEqual(['patch b 3', 'delete c 3', 'patch g 2']);
+  });
+
+  it('gets each of those as a chunk of its own, and an id only with the last', async () => {
+    const { stream, upstream } = await start([flag('a')]);
+    const wire = await stream();
+    await upstream.happens(flag('a', 2));
+    await wire.until('"version":2');
+    await upstream.happens(flag('b'), flag('c'), flag('d'));
+    await wire.until('"d"');
+    const back = await stream(DEV_KEY, { 'Last-Event-ID': wire.events[0]?.id ?? '' });
+    await back.until('"d"');
+    expect(back.chunks[0]).toBe(':\n\n');
+    expect(back.heard).toEqual(['patch b 1', 'patch c 1', 'patch d 1']);
+    expect(back.events.map(({ id }) => id)).toEqual([undefined, undefined, wire.lastEventId]);
+  });
+
+  it('that heard everything is told nothing', async () => {
+    const gateway = await start([flag('a')], REPLAY);
+    const id = await told(gateway, flag('a', 2));
+    await told(gateway, flag('b', 1, PROD));
+    expect(await level(gateway, id)).toEqual([]);
+  });
+
+  it('and says nothing is told what changed in the last minutes', async () => {
+    const gateway = await start([], REPLAY);
+    await told(gateway, flag('a'), flag('b'), flag('a', 2), noFlag('b', 2), flag('x', 1, PROD));
+    expect(await level(gateway)).toEqual(['delete told 1', 'patch a 2', 'delete b 2']);
+  });
+
+  it('and says nothing is told nothing that is longer ago, and nothing where that is set', async () => {
+    const gateway = await start([], { STREAM_REPLAY: '1' });
+    await told(gateway, flag('a'));
+    const now = Date.now();
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now + 2000);
+    cleanUps.push(() => clock.mockRestore());
+    const wire = await gateway.stream();
+    clock.mockRestore();
+    await gateway.upstream.happens(flag('end'));
+    await wire.until('"end"');
+    expect(wire.heard).toEqual(['create end 1']);
+  });
+
+  it('is not told of what was there before anybody could read it', async () => {
+    const NEW = '10000000-0000-4000-8000-000000000003';
+    const { stream, upstream } = await start([], REPLAY);
+    await upstream.happens(added(NEW), flag('a', 1, NEW), flag('b', 1, NEW), keyAdded('new', NEW));
+    await upstream.happens(flag('b', 2, NEW));
+    const wire = await stream('new');
+    await upstream.happens(flag('end', 1, NEW));
+    await wire.until('"end"');
+    expect(wire.heard).toEqual(['patch b 2', 'create end 1']);
+  });
+
+  it('to an environment that was removed and added again is told what is gone', async () => {
+    const gateway = await start([flag('a'), flag('b')], REPLAY);
+    const id = await told(gateway, flag('a', 2));
+    await gateway.upstream.happens(removed(DEV), added(DEV), flag('b', 1), keyAdded(DEV_KEY, DEV));
+    await told(gateway);
+    expect(await level(gateway, id)).toEqual(['patch b 1', 'delete told 1', 'delete a 2']);
+    expect(await level(gateway)).toEqual(['patch b 1', 'delete told 1', 'delete a 2']);
+  });
+
+  it.each(['nonsense', '', 'AAAAAAAA.', 'AAAAAAAA.1x', '%', '9'.repeat(20)])(
+    'and names %p is as one that names nothing',
+    async (lastEventId) => {
+      const gateway = await start([flag('a')]);
+      await told(gateway, flag('b'));
+      expect(await level(gateway, lastEventId)).toEqual([]);
+    },
+  );
+
+  it('and names an event of another log is told of everything', async () => {
+    const gateway = await start([flag('a', 3), segment('g', { version: 2 }), flag('b'), noFlag('b', 2)]);
+    expect(await level(gateway, 'AAAAAAAA.3')).toEqual([
+      'patch a 3',
+      'patch g 2',
+      'delete b 2',
+      'delete told 1',
+    ]);
+  });
+
+  it('and names an event beyond the end of the log is told of everything', async () => {
+    const gateway = await start([flag('a')]);
+    const id = await told(gateway, flag('a', 2));
+    expect(await level(gateway, `${id}000`)).toContain('patch a 2');
+  });
+
+  it('and names an event that is not kept any more is told of everything', async () => {
+    const gateway = await start([flag('a'), flag('b')]);
+    const id = await told(gateway, flag('a', 2));
+    await told(gateway, flag('c'));
+    const { log } = gateway.upstream;
+    const head = await log.head('FF_CHANGES');
+    log.beginning = () => Promise.resolve(head);
+    expect(await level(gateway, id)).toEqual(['patch a 2', 'patch b 1', 'patch c 1', 'delete told 1']);
+  });
+
+  it('costs no read of the log when one was there before', async () => {
+    const { stream, upstream } = await start([flag('a')], REPLAY);
+    const reads = jest.spyOn(upstream.log, 'latest');
+    const wires = await Promise.all(Array.from({ length: 50 }, () => stream()));
+    await upstream.happens(flag('b'));
+    for (const wire of wires) await wire.until('"b"');
+    const again = await Promise.all(
+      wires.map((wire, i) => stream(DEV_KEY, i % 2 ? {} : { 'Last-Event-ID': wire.lastEventId })),
+    );
+    await upstream.happens(flag('c'));
+    for (const wire of again) await wire.until('"c"');
+    expect(reads.mock.calls.filter(([name]) => name === 'FF_CHANGES')).toEqual([]);
+  });
+
+  it('while the log is away hears of what it missed when it is back, and meanwhile beats', async () => {
+    const { stream, upstream } = await start([flag('a')]);
+    const wire = await stream();
+    await upstream.happens(flag('a', 2));
+    await wire.until('"version":2');
+    const id = wire.lastEventId;
+    await upstream.happens(flag('b'));
+    await wire.until('"b"');
+    const latest = jest.spyOn(upstream.log, 'latest').mockImplementationOnce(() => {
+      throw new Error('away');
+    });
+    const back = await stream(DEV_KEY, { 'Last-Event-ID': id });
+    await upstream.happens(flag('c'));
+    await back.until('"c"');
+    expect(latest).toHaveBeenCalledTimes(1);
+    await back.until('"b"');
+    // What was told before it was level has no id that would hide the rest.
+    expect(back.events.map(({ identifier, id }) => [identifier, id === undefined])).toEqual([
+      ['c', true],
+      ['b', false],
+    ]);
+  });
+});
+
+describe('Changes that come together', () => {
+  afterEach(cleanUp);
+
+  it('share writes of less than a segment, each in a chunk of its own, and the first waits for nobody', async () => {
+    const { stream, upstream, serverSide } = await start();
+    const wire = await stream();
+    const server = serverSide(wire);
+    const writes: string[] = [];
+    const write = server?.write.bind(server);
+    if (server && write) {
+      server.write = (bytes: Uint8Array) => {
+        writes.push(String(bytes));
+        return write(bytes);
+      };
+    }
+    const head = await upstream.log.head('FF_FACTS');
+    await Promise.all(
+      Array.from({ length: 100 }, (_, i) =>
+        upstream.tell(
+          { event: 'delete', kind: 'flag', environment: DEV, identifier: `f${i}`, version: 1 },
+          head,
+        ),
+      ),
+    );
+    await wire.until('"f99"');
+    expect(wire.events.map(({ identifier }) => identifier)).toEqual(
+      Array.from({ length: 100 }, (_, i) => `f${i}`),
+    );
+    expect(writes.length).toBeLessThan(50);
+    expect(writes[0]?.match(/data:/g)).toHaveLength(1);
+    expect(Math.max(...writes.map((text) => text.length))).toBeLessThanOrEqual(1200);
+  });
+});
+
+describe('The number of streams', () => {
+  afterEach(cleanUp);
+
+  it.each([
+    ['MAX_STREAMS', PROD_KEY],
+    ['MAX_STREAMS_PER_KEY', DEV_KEY],
+  ])('is bounded by %s: more are answered 503 and asked to come later', async (name, key) => {
+    const { stream, call, bearer, hub } = await start([], { [name]: '2' });
+    const [wire] = [await stream(), await stream()];
+    const headers = { ...(await bearer(key)), 'API-Key': key };
+    const { status, headers: answered, json } = await call('GET', '/stream', headers);
+    expect([status, answered.get('retry-after')]).toEqual([503, '10']);
+    expect(json()).toEqual(anError(503));
+    if (name === 'MAX_STREAMS_PER_KEY') await stream(OTHER_DEV_KEY);
+    const before = hub.openStreams;
+    wire.socket.destroy();
+    await until(() => hub.openStreams < before);
+    await stream(key);
+  });
+
+  it('and their age: one that is old ends, and its reader comes back', async () => {
+    jest.useFakeTimers({ doNotFake: timersBut('setInterval', 'clearInterval', 'Date') });
+    cleanUps.push(() => jest.useRealTimers());
+    const { stream } = await start([], { STREAM_MAX_AGE: '100' });
+    const wire = await stream();
+    jest.advanceTimersByTime(74_000);
+    await wire.until(':\n\n\r\n3\r\n:');
+    expect(wire.text).not.toMatch(/\r\n0\r\n\r\n$/);
+    jest.advanceTimersByTime(40_000);
+    await wire.closed;
+    expect(wire.text).toMatch(/\r\n0\r\n\r\n$/);
+  });
+});
+
+describe('The upstream being away', () => {
+  afterEach(cleanUp);
+
+  it('closes no stream', async () => {
+    const { stream, upstream, upstreamStatus } = await start();
+    const wire = await stream();
+    upstreamStatus.stream('DISCONNECTED');
+    await upstream.happens(flag('a'));
+    await wire.until('"a"');
+    await stream();
+  });
+
+  it('closes streams where that is set, and refuses others in the words of the Go relay', async () => {
+    const { stream, call, bearer, upstreamStatus } = await start([], {
+      CLOSE_STREAMS_ON_UPSTREAM_LOSS: 'true',
+    });
+    const wire = await stream();
+    upstreamStatus.stream('DISCONNECTED');
+    await wire.closed;
+    expect(wire.text).toMatch(/0\r\n\r\n$/);
+    const { status, json } = await call('GET', '/stream', { ...(await bearer()), 'API-Key': DEV_KEY });
+    expect(status).toBe(503);
+    expect(json()).toEqual(anError(503, 'SaaS stream disconnected: streaming endpoint disabled'));
+    upstreamStatus.stream('CONNECTED');
+    await stream();
   });
 });
 
@@ -1150,8 +1867,10 @@ describe('A revoked key', () => {
       await stream(OTHER_DEV_KEY),
       await stream(PROD_KEY),
     ];
-    await upstream.happens(keyRemoved(DEV_KEY, DEV));
     const path = `/client/env/${DEV}/feature-configs`;
+    expect((await call('GET', path, revoked)).status).toBe(200);
+    await upstream.happens(keyRemoved(DEV_KEY, DEV));
+    expect((await call('GET', '/metrics')).text).toContain('let_go_total{reason="revoked"} 1\n');
     expect((await call('GET', path, revoked)).status).toBe(401);
     expect((await call('GET', '/stream', { ...revoked, 'API-Key': OTHER_DEV_KEY })).status).toBe(401);
     expect((await call('POST', '/client/auth', {}, JSON.stringify({ apiKey: DEV_KEY }))).status).toBe(401);
@@ -1163,8 +1882,8 @@ describe('A revoked key', () => {
     await prod.until('"identifier":"a"');
   });
 
-  it('hears nothing more, even when its reader is slow to see the end', async () => {
-    const { upstream, stream, serverSide } = await start();
+  it('hears nothing more and loses its streams, also where nobody reads', async () => {
+    const { upstream, stream, serverSide, hub } = await start();
     const [slow, other] = [await stream(DEV_KEY), await stream(OTHER_DEV_KEY)];
     slow.socket.pause();
     const head = await upstream.log.head('FF_FACTS');
@@ -1180,9 +1899,9 @@ describe('A revoked key', () => {
     await upstream.happens(keyRemoved(DEV_KEY, DEV));
     await tell('secret');
     await other.until('"identifier":"secret"');
+    await until(() => hub.openStreams === 1);
     slow.socket.resume();
     await slow.closed;
-    expect(slow.text).toMatch(/0\r\n\r\n$/);
     expect(slow.text).not.toContain('"identifier":"secret"');
   });
 });
@@ -1255,7 +1974,7 @@ describe('A gateway that stops', () => {
     await once(wire.socket, 'data');
     wire.socket.pause();
     const closed = app.close();
-    await until(() => !hub.takesMore);
+    await until(() => !hub.takes(DEV, sha256(DEV_KEY)));
     wire.socket.resume();
     await Promise.all([closed, wire.closed]);
     expect(wire.body.length).toBe(Number(/content-length: (\d+)/.exec(wire.head)?.[1]));

@@ -5,7 +5,9 @@ import { Logger } from '@nestjs/common';
 
 import { type MetricsReport, type Position, reportIn } from '#libs/domain';
 import { type EventLog, MessageTooLarge, type NewMessage } from '#libs/event-log';
+import { Telemetry } from '#libs/observability';
 
+import { GatewayTelemetry } from './gateway-telemetry.js';
 import { MetricsIntake } from './metrics-intake.js';
 
 const DEV = '10000000-0000-4000-8000-000000000001';
@@ -24,7 +26,8 @@ function given(append: (message: NewMessage) => Promise<unknown> = async () => u
       return {} as Position;
     },
   };
-  const intake = new MetricsIntake(log as EventLog);
+  const telemetry = new GatewayTelemetry(new Telemetry(), { environment: () => undefined });
+  const intake = new MetricsIntake(log as EventLog, telemetry);
   const reports = (): MetricsReport[] => messages.map(({ body }) => reportIn(body).report);
   return { intake, messages, reports };
 }

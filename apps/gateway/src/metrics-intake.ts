@@ -6,11 +6,10 @@ import { Logger } from '@nestjs/common';
 import { reportBody, reportSubject } from '#libs/domain';
 import { type EventLog, MessageTooLarge } from '#libs/event-log';
 
+import type { GatewayTelemetry } from './gateway-telemetry.js';
 import { SdkError } from './sdk-error.js';
 import { metricsIn } from './sdk-metrics.js';
 
-/** Counts of a busy server SDK take 9 MB. */
-const BODY_LIMIT_BYTES = 32 * 1024 * 1024;
 /** What the bodies of all requests may take together, from their first byte until the log has them. */
 const MOST_HELD_BYTES = 128 * 1024 * 1024;
 /** Objects and lists in a body: those of 100,000 targets with attributes. Of `{},{},…` memory takes twenty times the text. */
@@ -30,7 +29,12 @@ export class MetricsIntake {
   /** Environments whose SDKs sent what cannot be used. */
   private readonly told = new Set<string>();
 
-  constructor(private readonly log: EventLog) {}
+  /** @param bodyLimitBytes counts of a busy server SDK take 9 MB */
+  constructor(
+    private readonly log: EventLog,
+    private readonly telemetry: GatewayTelemetry,
+    private readonly bodyLimitBytes = 32 * 1024 * 1024,
+  ) {}
 
   /**
    * Throws SdkError: 400 for what cannot be used, after which every SDK lets the batch go; to any other answer the Node
@@ -43,7 +47,8 @@ export class MetricsIntake {
       for await (const chunk of body.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
         size += chunk.length;
         this.held += chunk.length;
-        if (size > BODY_LIMIT_BYTES) throw refusal(`the body is larger than ${BODY_LIMIT_BYTES} bytes`);
+        if (size > this.bodyLimitBytes)
+          throw refusal(`the body is larger than ${this.bodyLimitBytes} bytes (METRICS_BODY_LIMIT)`);
         if (this.held > MOST_HELD_BYTES) throw notNow('too many counts at once');
         chunks.push(chunk);
       }
@@ -68,6 +73,7 @@ export class MetricsIntake {
         `An SDK of ${environment} reported ${read.unusable} entries that are no counts; such entries are left out`,
       );
     }
+    this.telemetry.countsRead(environment, read.parts);
     return read.parts.map((part) => {
       const id = randomUUID();
       return { subject: reportSubject(part), id, body: reportBody(part, { id, time: now }) };

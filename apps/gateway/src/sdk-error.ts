@@ -22,8 +22,10 @@ export function errorBody(status: number, message: string): object {
 const SDK_ROUTES: readonly (readonly [RegExp, string])[] = [
   [/^\/client\/auth$/, 'POST, OPTIONS'],
   [/^\/client\/env\/[^/]+\/(feature-configs|target-segments)(\/[^/]+)?$/, 'GET, HEAD, OPTIONS'],
+  [/^\/client\/env\/[^/]+\/target\/.+\/evaluations(\/[^/]+)?$/, 'GET, HEAD, OPTIONS'],
+  [/^\/ofrep\/v1\/evaluate\/flags(\/[^/]+)?$/, 'POST, OPTIONS'],
   [/^\/metrics\/[^/]+$/, 'POST, OPTIONS'],
-  [/^\/(stream|health)$/, 'GET, HEAD, OPTIONS'],
+  [/^\/(stream|health|metrics)$/, 'GET, HEAD, OPTIONS'],
 ];
 
 @Catch()
@@ -34,10 +36,17 @@ export class SdkErrorFilter implements ExceptionFilter {
     const request = host.switchToHttp().getRequest<FastifyRequest>();
     const reply = host.switchToHttp().getResponse<FastifyReply>();
     const { status, message, headers } = this.answerTo(exception, request);
+    // Fastify would cut the connection under a body that is too large, and so its sender would never read why. Node reads
+    // on, and throws it away, for as long as a request may take.
+    if (status === 413) void reply.removeHeader('connection');
     void reply
       .status(status)
       .headers({ 'cache-control': 'no-store', ...headers })
-      .send(errorBody(status, message));
+      .send(this.bodyOf(exception, request, status, message));
+  }
+
+  protected bodyOf(_exception: unknown, _request: FastifyRequest, status: number, message: string): object {
+    return errorBody(status, message);
   }
 
   private answerTo(exception: unknown, { method, url }: FastifyRequest) {

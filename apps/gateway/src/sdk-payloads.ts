@@ -4,6 +4,7 @@
  * protocol stay in here.
  */
 import type { Clause, Flag, ListedTarget, Notice, Segment, ServingRule } from '#libs/domain';
+import type { Evaluation } from '#libs/evaluation';
 
 /** Java reads versions of events as 32-bit integers. */
 const GREATEST_EVENT_VERSION = 2 ** 31 - 1;
@@ -55,7 +56,32 @@ export function sdkEvent({ event, kind, identifier, version, environment }: Noti
   });
 }
 
-function sdkVersion(version: number | null | undefined): number {
+/** What a client SDK is told of a flag. @param goRelayJson JSON values as the Go relay writes them: once more as text */
+export function sdkEvaluation({ flag, variation, kind, value }: Evaluation, goRelayJson: boolean): object {
+  return {
+    flag,
+    identifier: variation,
+    kind,
+    value: goRelayJson && kind === 'json' ? goText(value) : value,
+  };
+}
+
+/** Where Go's JSON differs from JavaScript's. */
+const GO_ESCAPES: Readonly<Record<string, string>> = {
+  '<': '\\u003c',
+  '>': '\\u003e',
+  '&': '\\u0026',
+  '\u2028': '\\u2028',
+  '\u2029': '\\u2029',
+  '\\b': '\\u0008',
+  '\\f': '\\u000c',
+};
+
+function goText(text: string): string {
+  return JSON.stringify(text).replaceAll(/\\.|[<>&\u2028\u2029]/g, (found) => GO_ESCAPES[found] ?? found);
+}
+
+export function sdkVersion(version: number | null | undefined): number {
   return Math.max(1, version ?? 1);
 }
 

@@ -3,6 +3,7 @@ import pLimit from 'p-limit';
 
 import {
   type EnvironmentFact,
+  type EnvironmentState,
   factSubject,
   type FetchedEnvironment,
   flagIn,
@@ -11,9 +12,17 @@ import {
   sameContent,
   segmentIn,
 } from '#libs/domain';
-import { type Backoff, type CheckedList, type FetchedConfig, pause } from '#libs/saas-client';
+import {
+  type CheckedList,
+  type FetchedConfig,
+  pause,
+  unknownFieldsOfFlag,
+  unknownFieldsOfSegment,
+} from '#libs/saas-client';
 
+import type { IngestorRecord } from './ingestor-record.js';
 import type { Ledger } from './ledger.js';
+import { type Patience, seconds } from './patience.js';
 import type { UpstreamReader } from './upstream-reader.js';
 
 type ListKind = 'flags' | 'segments';
@@ -31,8 +40,38 @@ const LAGGING_READS = 8;
 /** Reads in a row that may contradict each other before it is left to the next reconcile. */
 const DOUBTING_READS = 4;
 
+/** Announcements that may wait for one environment; beyond that, everything about it is compared instead. */
+const MOST_ANNOUNCED = 1000;
 /** Facts that may wait for one environment; beyond that, everything about it is compared instead. */
 const MOST_WAITING_FACTS = 1000;
+
+/** What a read left in doubt, by subject. */
+type Doubts = ReadonlyMap<string, EnvironmentFact>;
+const NO_DOUBTS: Doubts = new Map();
+
+/** Given if a read lists the account's environments: only that brings in one that is not there. */
+interface Listing {
+  readonly account: string | undefined;
+}
+
+/** What became of a read of the account, as far as it concerns one environment. */
+export interface Taken {
+  /** The types of the facts that followed at once. */
+  readonly found: readonly EnvironmentFact['type'][];
+  /** The same of what had to be confirmed first. Rejects with what fails. */
+  readonly confirmed: Promise<readonly EnvironmentFact['type'][]>;
+}
+
+/** What all environments of an account share. */
+export interface Surroundings {
+  readonly ledger: Ledger;
+  readonly upstream: UpstreamReader;
+  readonly patience: Patience;
+  readonly record: IngestorRecord;
+  /** A read that contradicts what the log was told so shortly before may be one that lags, however often it is made. */
+  readonly recentMs: number;
+  readonly stopping: AbortSignal;
+}
 
 /**
  * Keeps one environment of the log equal to the upstream. A burst of announcements of any length costs a read that runs
@@ -50,25 +89,41 @@ export class EnvironmentSync {
   private readonly reads = {
     flags: new Coalesced(() => this.readUntilShown('flags')),
     segments: new Coalesced(() => this.readUntilShown('segments')),
-    whole: new Coalesced(() => this.persist(() => this.compare())),
+    whole: new Coalesced(() => this.persist('comparison', () => this.compare())),
   };
   private readonly writing = new Coalesced(() => this.writeFacts());
   private facts: EnvironmentFact[] = [];
+  /** What the last read of each list left in doubt, for the comparison to confirm. */
+  private inDoubt: Readonly<Record<ListKind, Doubts>> = { flags: NO_DOUBTS, segments: NO_DOUBTS };
   private readonly reportedFaults = new Map<string, string>();
+  /** When versions last began anew (a return, a step back), by subject, as `performance.now()` tells it, oldest first. */
+  private readonly restarts = new Map<string, number>();
+
+  private readonly ledger: Ledger;
+  private readonly upstream: UpstreamReader;
+  private readonly record: IngestorRecord;
+  private readonly signal: AbortSignal;
 
   constructor(
     private readonly id: string,
-    private readonly ledger: Ledger,
-    private readonly upstream: UpstreamReader,
-    private readonly backoff: Backoff,
-    private readonly signal: AbortSignal,
-  ) {}
+    private readonly surroundings: Surroundings,
+  ) {
+    this.ledger = surroundings.ledger;
+    this.upstream = surroundings.upstream;
+    this.record = surroundings.record;
+    this.signal = surroundings.stopping;
+  }
 
   /** The upstream says that a flag or group is at a version now. */
   changed(kind: ListKind, identifier: string, version: number): void {
     const announced = this.announced[kind];
-    announced.set(identifier, Math.max(version, announced.get(identifier) ?? 0));
-    this.reads[kind].want();
+    if (announced.size < MOST_ANNOUNCED || announced.has(identifier)) {
+      announced.set(identifier, Math.max(version, announced.get(identifier) ?? 0));
+      this.reads[kind].want();
+    } else {
+      announced.clear();
+      this.reads.whole.want();
+    }
   }
 
   /** The upstream says outright what became true. */
@@ -85,9 +140,18 @@ export class EnvironmentSync {
   }
 
   /** Takes over what a read of the account said about this environment, new or known. Throws what fails. */
-  async take(config: FetchedConfig, account: string | undefined): Promise<void> {
+  async take(config: FetchedConfig, listing: Listing): Promise<Taken> {
     const isNew = !this.ledger.environment(this.id).exists;
-    await this.settle(this.fetched(isNew ? await this.completed(config) : config), { account });
+    const fetched = this.fetched(isNew ? await this.completed(config) : config);
+    const found: EnvironmentFact['type'][] = [];
+    const doubts = await this.believe(fetched, found, listing);
+    const confirmed = this.confirm(doubts, listing).then((types) => {
+      this.record.environmentAgreed(this.id);
+      return types;
+    });
+    // Whoever asked looks at it later, or was kept from that by another failure.
+    confirmed.catch(() => undefined);
+    return { found, confirmed };
   }
 
   /** With the lists that the account left out: an environment begins with all of them, or SDKs start with nothing. */
@@ -102,21 +166,28 @@ export class EnvironmentSync {
   private async writeFacts(): Promise<void> {
     for (let fact = this.facts.shift(); fact && !this.signal.aborted; fact = this.facts.shift()) {
       const next = fact;
-      await this.persist(() => this.oneAtATime(() => this.ledger.append(this.news(next))));
+      await this.persist('facts', () => this.oneAtATime(() => this.ledger.append(this.news(next))));
     }
   }
 
   /** Reads a list until it shows what was announced before the read. */
   private async readUntilShown(kind: ListKind): Promise<void> {
     let lags = 0;
-    await this.persist(async () => {
+    await this.persist(NAMES[kind], async () => {
       const expected = [...this.announced[kind]];
-      await this.readList(kind);
-      const lagging = expected.filter((announcement) => !this.isShown(kind, ...announcement));
+      const doubts = await this.readList(kind);
+      // It may take long to settle them, and other news must not wait for it.
+      this.inDoubt = { ...this.inDoubt, [kind]: doubts };
+      if (doubts.size > 0) this.reads.whole.want();
+      const shown = new Set([...doubts.values()].map((fact) => this.announcedIn(fact)));
+      const lagging = expected.filter(
+        ([identifier, version]) => !shown.has(identifier) && !this.isShown(kind, identifier, version),
+      );
       const [first] = lagging;
       if (!first) return;
       const lag = `${first[0]} of the ${kind} was announced at version ${first[1]} and is not read so`;
       if (++lags < LAGGING_READS) throw new LaggingRead(lag);
+      lags = 0;
       this.logger.warn(`Environment ${this.id}: ${lag}, ${lags} times; the next comparison will tell`);
       for (const [identifier] of lagging) this.announced[kind].delete(identifier);
     });
@@ -136,66 +207,175 @@ export class EnvironmentSync {
     return shown;
   }
 
-  private async readList(kind: ListKind): Promise<void> {
+  /** @returns what it leaves in doubt */
+  private async readList(kind: ListKind): Promise<Doubts> {
     const { id, signal } = this;
-    if (!this.ledger.environment(id).exists) return;
+    if (!this.ledger.environment(id).exists) return NO_DOUBTS;
     if (kind === 'flags') {
       const list = await this.upstream.flags(id, signal);
-      await this.settle({ id, flags: list.items, incomplete: this.incomplete({ flags: list }) });
-    } else {
-      const list = await this.upstream.segments(id, signal);
-      await this.settle({ id, segments: list.items, incomplete: this.incomplete({ segments: list }) });
+      return this.believe({ id, flags: list.items, incomplete: this.incomplete({ flags: list }) }, []);
     }
+    const list = await this.upstream.segments(id, signal);
+    return this.believe({ id, segments: list.items, incomplete: this.incomplete({ segments: list }) }, []);
   }
 
   private async compare(): Promise<void> {
-    if (this.ledger.environment(this.id).exists) await this.settle(await this.readWhole());
+    if (!this.ledger.environment(this.id).exists) return;
+    const doubts = new Map([...this.inDoubt.flags, ...this.inDoubt.segments]);
+    this.inDoubt = { flags: NO_DOUBTS, segments: NO_DOUBTS };
+    // What was announced confirms what a list showed, just after that, and nothing else.
+    if (doubts.size === 0) this.forgetShown();
+    await this.confirm(doubts.size > 0 ? doubts : await this.believe(await this.readWhole(), []));
+    this.forgetShown();
+    this.record.environmentAgreed(this.id);
+  }
+
+  private forgetShown(): void {
+    for (const kind of ['flags', 'segments'] as const) {
+      for (const announcement of this.announced[kind]) this.isShown(kind, ...announcement);
+    }
   }
 
   /** Repeats until it succeeds or the ingestor stops. */
-  private async persist(attempt: () => Promise<void>): Promise<void> {
+  private async persist(part: string, attempt: () => Promise<void>): Promise<void> {
+    const { patience } = this.surroundings;
+    const what = `${this.id} ${part}`;
     for (let failures = 1; !this.signal.aborted; failures++) {
       try {
         await attempt();
+        this.record.succeeds(what);
         return;
       } catch (error) {
         if (this.signal.aborted) return;
-        const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
-        this.logger.warn(
-          `Environment ${this.id}: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
-        );
-        await pause(waitMs, this.signal);
+        const delay = patience.after(failures, error);
+        this.logger.warn(`Environment ${this.id}: ${String(error)}; trying again in ${seconds(delay)}`);
+        this.record.fails(what, error, failures, delay.ms);
+        await patience.wait(delay);
       }
     }
   }
 
   /**
-   * Appends what a read says. What a single read is not enough for is appended only if the next read, at once, says it
-   * too.
+   * Appends what a read says, as far as that is enough to believe it.
    *
-   * @param listing given if the read lists the account's environments: only that brings in one that is not there
+   * @param found gets the types of the facts
+   * @param before what the read before left in doubt, and when this read began
+   * @returns what is in doubt now
    */
-  private async settle(
-    first: FetchedEnvironment,
-    listing?: { readonly account: string | undefined },
-  ): Promise<void> {
-    let doubts: ReadonlyMap<string, EnvironmentFact> = new Map();
-    for (let fetched = first, reads = 1; ; fetched = await this.readWhole(), reads++) {
-      doubts = await this.oneAtATime(async () => {
-        const known = this.ledger.environment(this.id);
-        if (!known.exists && !listing) return new Map();
-        const facts = reconcile(known, { ...fetched, account: listing?.account });
-        this.forgetSetAside(fetched);
-        const { believed = [], doubted = [] } = Object.groupBy(facts, (fact) =>
-          !isDoubtful(known, fact) || sameContent(doubts.get(factSubject(fact)), fact)
-            ? 'believed'
-            : 'doubted',
-        );
-        await this.ledger.append(believed);
-        return new Map(doubted.map((fact) => [factSubject(fact), fact]));
-      });
-      if (doubts.size === 0) return;
+  private believe(
+    fetched: FetchedEnvironment,
+    found: EnvironmentFact['type'][],
+    listing?: Listing,
+    before: { readonly doubts: Doubts; readonly begunAt: number } = { doubts: NO_DOUBTS, begunAt: 0 },
+  ): Promise<Doubts> {
+    return this.oneAtATime(async () => {
+      const known = this.ledger.environment(this.id);
+      if (!known.exists && !listing) return NO_DOUBTS;
+      const facts = reconcile(known, { ...fetched, account: listing?.account });
+      this.forgetSetAside(fetched);
+      const isConfirmed = (fact: EnvironmentFact) =>
+        sameContent(before.doubts.get(factSubject(fact)), fact) &&
+        (this.waitMs(fact, before.begunAt) <= 0 || this.announcedIn(fact) !== undefined);
+      const { believed = [], doubted = [] } = Object.groupBy(facts, (fact) =>
+        !(isDoubtful(known, fact) || this.isRestarted(fact)) || isConfirmed(fact) ? 'believed' : 'doubted',
+      );
+      this.noteBelieved(known, believed);
+      await this.ledger.append(believed);
+      this.noteRestarts(known, believed);
+      found.push(...believed.map(({ type }) => type));
+      return new Map(doubted.map((fact) => [factSubject(fact), fact]));
+    });
+  }
+
+  /**
+   * Reads the environment as a whole, once more at once and then when nothing that is in doubt is recent, until reads
+   * agree. Throws if they do not.
+   */
+  private async confirm(doubts: Doubts, listing?: Listing): Promise<readonly EnvironmentFact['type'][]> {
+    const found: EnvironmentFact['type'][] = [];
+    for (let reads = 1; doubts.size > 0; reads++) {
       if (reads === DOUBTING_READS) throw new Error(`${reads} reads of the upstream contradict each other`);
+      if (reads > 1) {
+        const waits = [...doubts.values()].map((fact) => this.waitMs(fact, performance.now()));
+        await pause(Math.max(0, ...waits), this.signal);
+      }
+      const begunAt = performance.now();
+      doubts = await this.believe(await this.readWhole(), found, listing, { doubts, begunAt });
+    }
+    return found;
+  }
+
+  /** How long after that time a read may be believed that contradicts what the log was told last; 0 or less if it may be. */
+  private waitMs(fact: EnvironmentFact, at: number): number {
+    const environment: EnvironmentFact = { type: 'EnvironmentRemoved', environment: this.id };
+    const isOfEnvironment = !this.ledger.environment(this.id).exists || this.hasRestarted(environment);
+    const touchedAt = [fact, ...(isOfEnvironment ? [environment] : [])].map(
+      (contradicted) => this.ledger.touchedAt(contradicted) ?? -Infinity,
+    );
+    return Math.max(...touchedAt) + this.surroundings.recentMs - at;
+  }
+
+  /** Whether its versions began anew a moment ago, so that a read that lags may show a higher one of before. */
+  private isRestarted(fact: EnvironmentFact): boolean {
+    if (fact.type !== 'FlagPublished' && fact.type !== 'SegmentPublished') return false;
+    return this.hasRestarted(fact) || this.hasRestarted({ type: 'EnvironmentRemoved', environment: this.id });
+  }
+
+  private hasRestarted(fact: EnvironmentFact): boolean {
+    const at = this.restarts.get(factSubject(fact));
+    return at !== undefined && at > performance.now() - this.surroundings.recentMs;
+  }
+
+  private noteRestarts(known: EnvironmentState, believed: readonly EnvironmentFact[]): void {
+    const now = performance.now();
+    for (const fact of believed) {
+      if (!isDoubtful(known, fact)) continue;
+      const subject = factSubject(fact);
+      this.restarts.delete(subject);
+      this.restarts.set(subject, now);
+    }
+    for (const [subject, at] of this.restarts) {
+      if (at > now - this.surroundings.recentMs) break;
+      this.restarts.delete(subject);
+    }
+  }
+
+  /** The identifier of what it publishes, if the upstream said that just this is there now: not what was there before. */
+  private announcedIn(fact: EnvironmentFact): string | undefined {
+    if (fact.type === 'FlagPublished') {
+      const { feature, version } = fact.flag;
+      return this.announced.flags.get(feature) === version ? feature : undefined;
+    }
+    if (fact.type === 'SegmentPublished') {
+      const { identifier, version } = fact.segment;
+      return this.announced.segments.get(identifier) === version ? identifier : undefined;
+    }
+    return undefined;
+  }
+
+  /** Tells of what nobody expects: fields that are new, and versions that go back. */
+  private noteBelieved(known: EnvironmentState, facts: readonly EnvironmentFact[]): void {
+    const back: string[] = [];
+    for (const fact of facts) {
+      if (fact.type === 'FlagPublished') {
+        const { flag } = fact;
+        this.record.unknownFields(unknownFieldsOfFlag(flag));
+        const before = flagIn(known, flag.feature)?.version ?? 0;
+        if (before > (flag.version ?? 0))
+          back.push(`${flag.feature} from version ${before} to ${flag.version ?? 0}`);
+      } else if (fact.type === 'SegmentPublished') {
+        const { segment } = fact;
+        this.record.unknownFields(unknownFieldsOfSegment(segment));
+        const before = segmentIn(known, segment.identifier)?.version ?? 0;
+        if (before > (segment.version ?? 0))
+          back.push(`${segment.identifier} from version ${before} to ${segment.version ?? 0}`);
+      }
+    }
+    if (back.length > 0) {
+      this.logger.warn(
+        `Environment ${this.id}: ${back.length} flags or target groups went back upstream, and are served so: ` +
+          `${back.slice(0, 3).join(', ')}. Was the upstream restored from a backup?`,
+      );
     }
   }
 

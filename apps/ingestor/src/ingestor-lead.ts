@@ -5,6 +5,8 @@ import { type PartStatus, UPSTREAM_NOTE, type UpstreamStatus } from '#libs/obser
 import { pause } from '#libs/saas-client';
 
 import type { Ingestor } from './ingestor.js';
+import type { IngestorRecord } from './ingestor-record.js';
+import type { SetAside } from './ledger.js';
 
 /** How often the link to the upstream is told to the gateways of other processes. */
 const REPORT_INTERVAL_MS = 2000;
@@ -19,6 +21,7 @@ export class IngestorLead {
   constructor(
     private readonly log: EventLog,
     private readonly upstream: UpstreamStatus,
+    private readonly record: IngestorRecord,
     private readonly create: () => Ingestor,
   ) {}
 
@@ -31,14 +34,29 @@ export class IngestorLead {
     await this.work;
   }
 
+  /** There is a new proxy key. */
+  proxyKeyChanged(): void {
+    this.leader?.proxyKeyChanged();
+  }
+
+  get isLeading(): boolean {
+    return this.leader !== undefined;
+  }
+
+  /** What the log does not take. */
+  get setAside(): readonly SetAside[] {
+    return this.leader?.setAside ?? [];
+  }
+
   status(): PartStatus {
     return {
       // One that stands by is ready. One that leads is, once the log has held the whole account.
       ready: this.leader?.isComplete ?? true,
-      leading: this.leader !== undefined,
+      leading: this.isLeading,
       upstream: this.upstream.snapshot(),
       log: this.log.reachable ? 'reachable' : 'unreachable',
-      setAside: this.leader?.setAside ?? [],
+      setAside: this.setAside,
+      ...(this.leader && this.record.status(this.leader.knownEnvironments)),
     };
   }
 

@@ -2,31 +2,51 @@ import { Inject, Module, type OnApplicationBootstrap, type OnModuleDestroy } fro
 
 import { RelayConfig } from '#libs/config';
 import { EventLog, EventLogModule } from '#libs/event-log';
-import { ObservabilityModule, StatusBoard, UpstreamStatus } from '#libs/observability';
-import { SaasClient } from '#libs/saas-client';
+import {
+  ObservabilityModule,
+  StatusBoard,
+  Telemetry,
+  upstreamCalls,
+  UpstreamStatus,
+} from '#libs/observability';
+import { backoffMs, ProxyKey, ProxyKeyModule, SaasClient } from '#libs/saas-client';
 
 import { Ingestor } from './ingestor.js';
 import { IngestorLead } from './ingestor-lead.js';
+import { IngestorRecord } from './ingestor-record.js';
+import { showIngestor } from './ingestor-telemetry.js';
 
 /** Upstream → facts. */
 @Module({
-  imports: [EventLogModule, ObservabilityModule],
+  imports: [EventLogModule, ObservabilityModule, ProxyKeyModule],
   providers: [
     {
       provide: SaasClient,
-      inject: [RelayConfig],
-      useFactory: (config: RelayConfig) =>
+      inject: [ProxyKey, RelayConfig, Telemetry],
+      useFactory: (proxyKey: ProxyKey, config: RelayConfig, telemetry: Telemetry) =>
         new SaasClient({
           baseUrl: config.clientService,
-          proxyKey: config.proxyKey,
+          proxyKey,
           streamIdleTimeoutMs: config.streamIdleTimeoutMs,
+          observe: upstreamCalls(telemetry),
         }),
     },
     {
       provide: IngestorLead,
-      inject: [EventLog, SaasClient, UpstreamStatus, RelayConfig],
-      useFactory: (log: EventLog, saas: SaasClient, status: UpstreamStatus, config: RelayConfig) =>
-        new IngestorLead(log, status, () => new Ingestor(log, saas, status, config)),
+      inject: [EventLog, SaasClient, UpstreamStatus, RelayConfig, Telemetry],
+      useFactory: (
+        log: EventLog,
+        saas: SaasClient,
+        status: UpstreamStatus,
+        config: RelayConfig,
+        telemetry: Telemetry,
+      ) => {
+        const record = new IngestorRecord();
+        const ingestor = () => new Ingestor(log, saas, status, config, backoffMs, record);
+        const lead = new IngestorLead(log, status, record, ingestor);
+        showIngestor(telemetry, lead, record);
+        return lead;
+      },
     },
   ],
 })
@@ -34,10 +54,12 @@ export class IngestorModule implements OnApplicationBootstrap, OnModuleDestroy {
   constructor(
     @Inject(IngestorLead) private readonly ingestor: IngestorLead,
     @Inject(StatusBoard) private readonly board: StatusBoard,
+    @Inject(ProxyKey) private readonly proxyKey: ProxyKey,
   ) {}
 
   onApplicationBootstrap(): void {
     this.board.show('ingestor', () => this.ingestor.status());
+    this.proxyKey.changed.subscribe(() => this.ingestor.proxyKeyChanged());
     this.ingestor.start();
   }
 

@@ -24,6 +24,7 @@ import { type Backoff, SaasClient } from '#libs/saas-client';
 
 import { aFlag, aSegment } from '../../../libs/domain/src/builders.suite.js';
 import { Ingestor, type IngestorOptions } from './ingestor.js';
+import { IngestorRecord } from './ingestor-record.js';
 import { Ledger } from './ledger.js';
 import {
   type Answer,
@@ -72,6 +73,7 @@ afterEach(async () => {
 interface Running {
   readonly ingestor: Ingestor;
   readonly status: UpstreamStatus;
+  readonly record: IngestorRecord;
   /** Resolves when the account has been compared once more, or for the first time. */
   readonly compared: () => Promise<void>;
 }
@@ -79,15 +81,21 @@ interface Running {
 const impatient: Backoff = () => 1;
 
 async function start(options: Partial<IngestorOptions> = {}, backoff = impatient): Promise<Running> {
-  const saas = new SaasClient({ baseUrl: upstream.url, proxyKey: 'key', streamIdleTimeoutMs: HOUR_MS });
+  const saas = new SaasClient({
+    baseUrl: upstream.url,
+    proxyKey: { current: 'key' },
+    streamIdleTimeoutMs: HOUR_MS,
+  });
   let clock = 0;
   const status = new UpstreamStatus(() => ++clock);
+  const record = new IngestorRecord();
   const ingestor = new Ingestor(
     log,
     saas,
     status,
-    { reconcileIntervalMs: HOUR_MS, keepServingOnKeyDeletion: false, ...options },
+    { reconcileIntervalMs: HOUR_MS, keepServingOnKeyDeletion: false, recentMs: 0, ...options },
     backoff,
+    record,
   );
   ingestors.push(ingestor);
   await ingestor.start();
@@ -98,7 +106,7 @@ async function start(options: Partial<IngestorOptions> = {}, backoff = impatient
       (agreed) => agreed !== last,
     );
   };
-  return { ingestor, status, compared };
+  return { ingestor, status, record, compared };
 }
 
 /** An ingestor that has the account of the upstream in the log and listens. */
@@ -137,6 +145,9 @@ async function facts(): Promise<Fact[]> {
   }
   return all;
 }
+/** What was published of a flag, after so many facts. */
+const published = (all: readonly Fact[], after: number, feature: string) =>
+  all.slice(after).filter((fact) => fact.type === 'FlagPublished' && fact.flag.feature === feature);
 const typesOf = (all: readonly Fact[]) => all.map(({ type }) => type);
 const removalsIn = (all: readonly Fact[]) => typesOf(all).filter((type) => type.endsWith('Removed'));
 
@@ -233,6 +244,16 @@ describe('A first start', () => {
     change('dark-mode', 2, 'b');
     makeCompare();
     await becomes((seen) => versionIn(seen, 'dark-mode') === 2, 'b');
+    expect(flagsOf(await state('a'))).toHaveLength(2);
+  });
+
+  it('finds what is gone though another environment cannot be settled, as long as the answers are whole', async () => {
+    upstream.environments = { a: anEnvironment(), b: anEnvironment() };
+    await listening();
+    upstream.environments = { a: anEnvironment({ flags: [] }) };
+    upstream.next('config a', ...Array.from({ length: 50 }, () => refusal(500)));
+    makeCompare();
+    await becomes((seen) => !seen.exists, 'b');
     expect(flagsOf(await state('a'))).toHaveLength(2);
   });
 
@@ -643,12 +664,18 @@ describe('A message that cannot be read', () => {
     expect(apiKeysOf(await state())).toEqual([KEY]);
   });
 
-  it('as its kind is unknown is logged once, and the stream goes on', async () => {
-    await listening();
+  it('as its kind is unknown is counted and logged once, and the stream goes on', async () => {
+    const { record } = await listening();
     for (let times = 0; times < 3; times++) upstream.tell({ domain: 'flag', event: 'archived' });
     upstream.tell({ domain: 'weather', event: 'rain' });
     await settled();
     const lines = logged.filter((line) => line.includes('does not know'));
+    expect(record.unknown).toEqual(
+      new Map([
+        ['message flag archived', 3],
+        ['message weather rain', 1],
+      ]),
+    );
     expect(lines).toEqual([
       expect.stringContaining('flag archived'),
       expect.stringContaining('weather rain'),
@@ -738,6 +765,133 @@ describe('A version below the known one', () => {
     makeCompare();
     await compared();
     expect(versionIn(await state(), 'dark-mode')).toBe(4);
+    expect(logged.join('\n')).toContain('dark-mode from version 5 to 4. Was the upstream restored');
+  });
+});
+
+describe('A read that contradicts what the log was told a moment ago', () => {
+  it('is not believed, though the next one agrees: both may come from a replica that lags', async () => {
+    await listening({ recentMs: HOUR_MS });
+    change('new', 1);
+    tellFlag('create', 'new', 1);
+    await becomes((seen) => flagIn(seen, 'new'));
+    upstream.environments = { dev: anEnvironment() };
+    upstream.asked.length = 0;
+    makeCompare();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times === 1,
+    );
+    tellFlag('patch', 'banner', 1);
+    await eventually(
+      () => upstream.timesAsked('flags dev'),
+      (times) => times === 1,
+    );
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('is believed once that is no longer so', async () => {
+    const { compared } = await listening({ recentMs: 200 });
+    upstream.environments = { dev: anEnvironment({ flags: [aFlag('banner')] }) };
+    makeCompare();
+    await compared();
+    expect(removalsIn(await facts())).toEqual(['FlagRemoved']);
+  });
+
+  it('is believed when it shows what the upstream has announced since', async () => {
+    await listening({ recentMs: HOUR_MS });
+    change('new', 7);
+    tellFlag('create', 'new', 7);
+    await becomes((seen) => versionIn(seen, 'new') === 7);
+    tellFlag('delete', 'new', 7);
+    await becomes((seen) => !flagIn(seen, 'new'));
+    change('new', 1);
+    tellFlag('create', 'new', 1);
+    await becomes((seen) => versionIn(seen, 'new') === 1);
+  });
+
+  it('is not believed either where it is older, but of a higher version: of before a flag was made anew', async () => {
+    await listening({ recentMs: HOUR_MS });
+    const lagging = { dev: anEnvironment({ flags: [aFlag('banner'), aFlag('dark-mode', { version: 7 })] }) };
+    tellFlag('delete', 'dark-mode', 1);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    change('dark-mode', 2);
+    tellFlag('create', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    const before = (await facts()).length;
+    upstream.asked.length = 0;
+    upstream.next('config', body(page(lagging)));
+    upstream.next('config dev', body(page(lagging)));
+    makeCompare();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times === 1,
+    );
+    change('banner', 2);
+    tellFlag('patch', 'banner', 2);
+    await becomes((seen) => versionIn(seen, 'banner') === 2);
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it.each<[string, Answer]>([
+    ['is only confirmed later', (_, usual) => usual()],
+    ['cannot be confirmed', refusal(500)],
+    ['is not confirmed for long', () => undefined],
+  ])('holds up no other change of its environment while it %s', async (_, confirmation) => {
+    await listening({ recentMs: HOUR_MS }, (failures, random) => (random < 1 ? HOUR_MS : failures));
+    change('new', 1);
+    tellFlag('create', 'new', 1);
+    await becomes((seen) => flagIn(seen, 'new'));
+    upstream.environments = { dev: anEnvironment() };
+    upstream.next('config dev', confirmation);
+    change('banner', 2);
+    tellFlag('patch', 'banner', 2);
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times > 0,
+    );
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
+  it('does not remove an environment that was added a moment ago', async () => {
+    await listening({ recentMs: HOUR_MS });
+    const lagging = { ...upstream.environments };
+    upstream.environments['new'] = anEnvironment();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomes((seen) => seen.exists, 'new');
+    upstream.environments = lagging;
+    delete upstream.environments['new'];
+    makeCompare();
+    await becomesLogged('environment new was added a moment ago');
+    expect((await state('new')).exists).toBe(true);
+  });
+});
+
+describe('Two reads that agree', () => {
+  it('do not confirm what was known to be otherwise only between them', async () => {
+    change('dark-mode', 5);
+    await listening();
+    const older = page({
+      dev: anEnvironment({ flags: [aFlag('dark-mode', { version: 4 }), aFlag('banner')] }),
+    });
+    const second = upstream.hold('config dev', body(older));
+    upstream.next('config', body(older));
+    makeCompare();
+    await second.arrived;
+    change('dark-mode', 6);
+    tellFlag('patch', 'dark-mode', 6);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 6);
+    const before = (await facts()).length;
+    second.release();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times > 1,
+    );
+    await settled();
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
   });
 });
 
@@ -897,6 +1051,21 @@ describe('An upstream that asks for too much', () => {
     expect(waits).toEqual([2, 3, 4]);
   });
 
+  it('by adding environments on every stream is told to be disconnected while it waits, and compared', async () => {
+    const { status, compared } = await listening({}, (failures, random) =>
+      random < 1 && failures > 1 ? HOUR_MS : 1,
+    );
+    tellProxy('environmentsAdded', { environments: ['dev'] });
+    await compared();
+    change('banner', 2);
+    tellProxy('environmentsAdded', { environments: ['dev'] });
+    await eventually(
+      () => status.streamStatus.state,
+      (state) => state === 'DISCONNECTED',
+    );
+    await becomes((seen) => versionIn(seen, 'banner') === 2);
+  });
+
   it('by messages that lead to nothing has comparisons move apart, and is logged once', async () => {
     const distances: number[] = [];
     const { compared } = await listening({}, (failures, random) => {
@@ -912,6 +1081,46 @@ describe('An upstream that asks for too much', () => {
       (length) => length >= 7,
     );
     expect(distances.slice(0, 7)).toEqual([1, 2, 3, 4, 4, 4, 4]);
+  });
+
+  it('by messages that lead to nothing, among changes that others tell of, has them move apart too', async () => {
+    const distances: number[] = [];
+    const { compared } = await listening({}, (failures, random) => {
+      if (random === 1) distances.push(failures);
+      return 1;
+    });
+    for (let version = 2; version < 8; version++) {
+      const read = upstream.hold('config');
+      tellFlag('patch', 'any', 1, 'unknown-environment');
+      await read.arrived;
+      change('banner', version);
+      tellFlag('patch', 'banner', version);
+      await becomes((seen) => versionIn(seen, 'banner') === version);
+      read.release();
+      await compared();
+    }
+    await eventually(
+      () => distances,
+      (seen) => seen.includes(4),
+    );
+  });
+
+  it('is not compared again at once, though each comparison finds something', async () => {
+    const distances: number[] = [];
+    const { compared } = await listening({}, (failures, random) => {
+      if (random === 1) distances.push(failures);
+      return 1;
+    });
+    for (let version = 2; version < 8; version++) {
+      change('banner', version);
+      makeCompare();
+      await compared();
+    }
+    await eventually(
+      () => distances.length,
+      (length) => length >= 6,
+    );
+    expect(new Set(distances)).toEqual(new Set([1]));
   });
 
   it('by garbage without an end is logged once for each comparison', async () => {
@@ -954,6 +1163,21 @@ describe('SDK keys', () => {
 });
 
 describe('Environments', () => {
+  it('that the stream does not tell of, as its token is older, have it opened anew', async () => {
+    await listening({ reconcileIntervalMs: 20 });
+    upstream.environments['new'] = anEnvironment();
+    await becomes((seen) => seen.exists, 'new');
+    await eventually(
+      () => upstream.timesAsked('stream'),
+      (times) => times === 1,
+    );
+    await eventually(
+      () => upstream.timesAsked('config'),
+      (times) => times > 5,
+    );
+    expect(upstream.timesAsked('stream')).toBe(1);
+  });
+
   it('that are added are read with a new token and a new stream', async () => {
     await listening();
     upstream.environments['new'] = anEnvironment();
@@ -971,7 +1195,7 @@ describe('Environments', () => {
   });
 
   it('that are added are read at once, though the last comparison failed and waits', async () => {
-    await listening({}, () => HOUR_MS);
+    await listening({}, (_, random) => (random < 1 ? HOUR_MS : 1));
     upstream.next('config', refusal(500));
     makeCompare();
     await becomesLogged('could not be compared');
@@ -1113,6 +1337,139 @@ describe('A stream that breaks', () => {
   });
 });
 
+describe('The record of what the ingestor went through', () => {
+  it('tells of messages, of what a comparison found, and of each environment', async () => {
+    const { record, compared } = await listening();
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    change('banner', 5);
+    makeCompare();
+    await compared();
+    expect(record.status(['dev', 'prod'])).toMatchObject({
+      messages: { read: 1, unreadable: 1, last: { kind: 'flag patch', environment: 'dev' } },
+      comparisons: { failed: 0, last: { environments: 1, found: { FlagPublished: 1 } } },
+      facts: {
+        EnvironmentAdded: 1,
+        FlagPublished: 4,
+        SegmentPublished: 1,
+        ApiKeyAdded: 1,
+        SnapshotCompleted: 1,
+      },
+      failing: {},
+      environments: { dev: { comparedAt: expect.any(Number) }, prod: { comparedAt: null } },
+    });
+  });
+
+  it('tells of what fails, until it succeeds', async () => {
+    const { record } = await listening({}, (_, random) => (random < 1 ? 50 : 1));
+    change('dark-mode', 2);
+    upstream.next('flags dev', refusal(503));
+    upstream.next('config', refusal(500));
+    tellFlag('patch', 'dark-mode', 2);
+    makeCompare();
+    const failing = await eventually(
+      () => new Map(record.failing),
+      (seen) => seen.size === 2,
+    );
+    expect(failing.get('account')).toMatchObject({
+      failures: 1,
+      reason: expect.stringContaining('answered with 500'),
+    });
+    expect(failing.get('dev flags')).toMatchObject({
+      failures: 1,
+      reason: expect.stringContaining('answered with 503'),
+    });
+    await eventually(
+      () => record.failing.size,
+      (left) => left === 0,
+    );
+    expect([record.retries, record.comparisons.failed]).toEqual([2, 1]);
+  });
+
+  it('tells no more of what fails and how old environments are once another process leads', async () => {
+    const { ingestor, record } = await listening({}, (_, random) => (random < 1 ? HOUR_MS : 1));
+    upstream.next('flags dev', refusal(503));
+    tellFlag('patch', 'dark-mode', 2);
+    await eventually(
+      () => record.failing.size,
+      (failing) => failing === 1,
+    );
+    expect(record.comparedAt.size).toBe(1);
+    await ingestor.stop();
+    expect([record.failing.size, record.comparedAt.size]).toEqual([0, 0]);
+  });
+
+  it('tells of fields that are new, once each, and the field is kept', async () => {
+    const { record } = await listening();
+    upstream.environment('dev').flags = [
+      { ...aFlag('dark-mode', { version: 2 }), colour: 'red' } as ReturnType<typeof aFlag>,
+      aFlag('banner'),
+    ];
+    tellFlag('patch', 'dark-mode', 2);
+    const seen = await becomes((held) => versionIn(held, 'dark-mode') === 2);
+    expect(flagIn(seen, 'dark-mode')).toMatchObject({ colour: 'red' });
+    expect(record.unknown.get('field flag.colour')).toBe(1);
+    expect(logged.filter((line) => line.includes('flag.colour'))).toHaveLength(1);
+  });
+});
+
+describe('A relay that does not listen', () => {
+  it('opens no stream, and finds by comparing what changed', async () => {
+    const { status } = await start({ listening: false, reconcileIntervalMs: 20 });
+    await becomes((seen) => flagIn(seen, 'dark-mode'));
+    change('dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    upstream.environments['new'] = anEnvironment();
+    await becomes((seen) => seen.exists, 'new');
+    expect(upstream.timesAsked('stream')).toBe(0);
+    expect(status.streamStatus.state).toBe('DISCONNECTED');
+  });
+});
+
+describe('A new proxy key', () => {
+  it('is used at once, and changes nothing where it opens the same environments', async () => {
+    const { ingestor, compared } = await listening();
+    const before = await facts();
+    upstream.revokeTokens();
+    upstream.next('stream', refusal(401), refusal(401));
+    upstream.endStreams();
+    ingestor.proxyKeyChanged();
+    await compared();
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 1,
+    );
+    expect(await facts()).toEqual(before);
+  });
+
+  it('ends the wait for an upstream that refused the old one', async () => {
+    const { ingestor } = await listening({}, (_, random) => (random < 1 ? HOUR_MS : 1));
+    upstream.revokeTokens();
+    upstream.endStreams();
+    await becomesLogged('connecting again in 3600 s');
+    await becomesLogged('trying again in 3600 s');
+    ingestor.proxyKeyChanged();
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 1,
+    );
+  });
+
+  it('brings back what was removed with a deleted one', async () => {
+    const { ingestor, compared } = await listening();
+    upstream.next('auth', ...Array<Answer>(50).fill(refusal(401)));
+    tellProxy('proxyKeyDeleted');
+    upstream.revokeTokens();
+    await becomes((seen) => !seen.exists);
+    upstream.forget('auth');
+    ingestor.proxyKeyChanged();
+    await becomes((seen) => seen.exists && flagsOf(seen).length === 2);
+    await compared();
+    expect(ingestor.isComplete).toBe(true);
+  });
+});
+
 describe('The account', () => {
   it('is compared again and again, whatever the stream says', async () => {
     await listening({ reconcileIntervalMs: 20 });
@@ -1120,6 +1477,25 @@ describe('The account', () => {
     await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
     change('dark-mode', 3);
     await becomes((seen) => versionIn(seen, 'dark-mode') === 3);
+  });
+
+  it('as it was when it was read does not bring back a flag that was made anew meanwhile', async () => {
+    await listening();
+    const reading = upstream.hold('config', body(page({ dev: anEnvironment() })));
+    makeCompare();
+    await reading.arrived;
+    upstream.environment('dev').flags = [aFlag('dark-mode', { state: 'on' }), aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 1);
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
+    const before = (await facts()).length;
+    reading.release();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times > 0,
+    );
+    await settled();
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
   });
 
   it('that changed under the same version is taken over', async () => {
@@ -1134,7 +1510,7 @@ describe('The account', () => {
 describe('Stopping', () => {
   it('ends the stream, reads that are under way and waits for the next try', async () => {
     upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
-    const { ingestor } = await listening({}, () => HOUR_MS);
+    const { ingestor } = await listening({}, (_, random) => (random < 1 ? HOUR_MS : 1));
     const flags = upstream.hold('flags dev');
     const config = upstream.hold('config');
     upstream.next('flags prod', refusal(500));

@@ -8,7 +8,6 @@ import type { UpstreamStatus } from '#libs/observability';
 import {
   type Backoff,
   backoffMs,
-  type ConfigPage,
   pause,
   type SaasClient,
   type StreamEvent,
@@ -16,23 +15,40 @@ import {
   UnusableAnswer,
 } from '#libs/saas-client';
 
-import { EnvironmentSync } from './environment-sync.js';
+import { EnvironmentSync, type Taken } from './environment-sync.js';
+import { IngestorRecord } from './ingestor-record.js';
 import { Ledger, type SetAside } from './ledger.js';
+import { askedMs, Patience, seconds } from './patience.js';
 import { UpstreamReader } from './upstream-reader.js';
 
 /** A connection that lasted so long was a good one: what ends it is a new failure, not one more. */
 const STABLE_MS = 30_000;
-const MOST_UNKNOWN_KINDS = 100;
 /** The upstream lets a proxy key have 1,000 environments. */
 const MOST_ADDED = 1000;
 const FIRST_COMPARISON_MS = 3000;
 const LOG_RETRY_MS = 1000;
+/** A replica upstream that lags behind its stream by more than this may be believed. */
+const RECENT_MS = 10_000;
 /** Comparisons in a row that found nothing, after which they do not move further apart: 8 s. */
-const MOST_IDLE_COMPARISONS = 5;
+const MOST_IDLE_COMPARISONS = 4;
+
+/** What a complete and consistent read of the account came to. */
+interface AccountRead {
+  /** The environments that it lists. */
+  readonly listed: Set<string>;
+  /** The types of the facts that it led to. */
+  readonly found: string[];
+  /** Why environments could not be taken over, one for each. */
+  readonly failures: unknown[];
+}
 
 export interface IngestorOptions {
   readonly reconcileIntervalMs: number;
   readonly keepServingOnKeyDeletion: boolean;
+  /** Whether the account stream is opened; else changes are found by comparing only. Yes, if left out. */
+  readonly listening?: boolean;
+  /** A read that contradicts what the log was told so shortly before is not believed yet; 10 s, if left out. */
+  readonly recentMs?: number;
 }
 
 /**
@@ -48,7 +64,6 @@ export class Ingestor {
   private readonly ledger: Ledger;
   private readonly upstream: UpstreamReader;
   private readonly environments = new Map<string, EnvironmentSync>();
-  private readonly unknownKinds = new Set<string>();
   /** The identifier of a proxy key whose deletion the log does not know of yet. */
   private deletedKey: string | undefined;
   /** Environments that the upstream said were added, and that nobody has read yet. */
@@ -58,8 +73,9 @@ export class Ingestor {
   /** Messages that could not be read since the last comparison began. */
   private unreadable = 0;
   private comparisonWanted = Promise.withResolvers<void>();
-  /** Aborted when there is reason to believe that the next comparison goes better than the last. */
-  private patience = new AbortController();
+  private readonly patience: Patience;
+  /** The account stream, open or about to be; aborted to open it anew at once. */
+  private connection = new AbortController();
   private work: Promise<unknown> | undefined;
 
   constructor(
@@ -67,9 +83,11 @@ export class Ingestor {
     saas: SaasClient,
     private readonly status: UpstreamStatus,
     private readonly options: IngestorOptions,
-    private readonly backoff: Backoff = backoffMs,
+    backoff: Backoff = backoffMs,
+    private readonly record = new IngestorRecord(),
   ) {
-    this.ledger = new Ledger(log, Date.now);
+    this.patience = new Patience(backoff, this.stopping.signal);
+    this.ledger = new Ledger(log, Date.now, (fact) => record.appended(fact));
     this.upstream = new UpstreamReader(saas);
   }
 
@@ -91,6 +109,7 @@ export class Ingestor {
     this.stopping.abort();
     this.comparisonWanted.resolve();
     await this.work;
+    this.record.stopped();
   }
 
   /** Works until the signal aborts. */
@@ -113,6 +132,22 @@ export class Ingestor {
     return this.ledger.snapshotCompleted;
   }
 
+  /** The UUIDs of the environments that exist. */
+  get knownEnvironments(): readonly string[] {
+    return this.ledger.environments();
+  }
+
+  private get recentMs(): number {
+    return this.options.recentMs ?? RECENT_MS;
+  }
+
+  /** There is a new proxy key: it is used at once. */
+  proxyKeyChanged(): void {
+    this.upstream.forgetSession();
+    this.connection.abort();
+    this.compareNow();
+  }
+
   /** What the log does not take, and so nobody is served. */
   get setAside(): readonly SetAside[] {
     return this.ledger.setAside;
@@ -121,8 +156,12 @@ export class Ingestor {
   /** Keeps the account stream open. */
   private async keepListening(): Promise<void> {
     const { signal } = this.stopping;
+    if (this.options.listening === false) {
+      this.status.stream('DISCONNECTED');
+      return;
+    }
     for (let failures = 0; !signal.aborted;) {
-      const connection = new AbortController();
+      const connection = (this.connection = new AbortController());
       let openedAt: number | undefined;
       const failuresSoFar = () =>
         openedAt !== undefined && Date.now() - openedAt >= STABLE_MS ? 1 : failures + 1;
@@ -131,6 +170,7 @@ export class Ingestor {
         openedAt = Date.now();
         this.logger.log('The upstream stream is open');
         this.status.stream('CONNECTED');
+        this.record.succeeds('stream');
         void this.takeAdded();
         this.compareNow();
         for await (const event of events) {
@@ -138,27 +178,35 @@ export class Ingestor {
         }
         // Once is what an added environment needs; an upstream that asks for it again and again has to wait.
         failures = failuresSoFar();
-        if (failures > 1) await pause(this.backoff(failures, Math.random()), signal);
+        if (failures > 1) {
+          this.noStream();
+          await this.patience.wait(this.patience.after(failures));
+        }
       } catch (error) {
         if (signal.aborted) break;
-        this.status.stream('DISCONNECTED');
+        if (connection.signal.aborted) continue;
+        this.noStream();
         failures = failuresSoFar();
-        const waitMs = this.backoff(failures, Math.random(), this.upstream.askedMs(error));
-        this.logger.warn(
-          `${String(error)}; connecting again in ${Math.ceil(waitMs / 1000)} s, serving what is known`,
-        );
-        // Without a stream, reading is the only way to learn of changes.
-        this.wantComparison();
-        await pause(waitMs, signal);
+        const delay = this.patience.after(failures, error);
+        this.logger.warn(`${String(error)}; connecting again in ${seconds(delay)}, serving what is known`);
+        this.record.fails('stream', error, failures, delay.ms);
+        await pause(delay.ms, AbortSignal.any([signal, connection.signal]));
       }
     }
+  }
+
+  private noStream(): void {
+    this.status.stream('DISCONNECTED');
+    // Without a stream, reading is the only way to learn of changes.
+    this.wantComparison();
   }
 
   /** Compares the account whenever that is wanted, and at least once in an interval. */
   private async keepComparing(): Promise<void> {
     const { signal } = this.stopping;
+    const { reconcileIntervalMs, listening = true } = this.options;
     // The first one does not wait for a stream that may never open.
-    let intervalMs = Math.min(FIRST_COMPARISON_MS, this.options.reconcileIntervalMs);
+    let intervalMs = listening ? Math.min(FIRST_COMPARISON_MS, reconcileIntervalMs) : 0;
     for (let idle = 0; !signal.aborted;) {
       let isRoutine = false;
       const interval = setTimeout(() => {
@@ -168,33 +216,34 @@ export class Ingestor {
       await this.comparisonWanted.promise;
       clearTimeout(interval);
       if (signal.aborted) break;
-      intervalMs = this.options.reconcileIntervalMs;
+      intervalMs = reconcileIntervalMs;
       this.comparisonWanted = Promise.withResolvers();
       try {
-        const before = this.ledger.appends;
-        // What was taken out of the log while nothing changed, nobody else would notice.
-        if (isRoutine) await this.ledger.load();
-        await this.compareAccount();
+        if (isRoutine) {
+          // What was taken out of the log while nothing changed, nobody else would notice.
+          await this.ledger.load();
+          // A token opens the environments that there were when it was given.
+          this.upstream.forgetSession();
+        }
+        const found = await this.compareAccount();
         this.failedComparisons = 0;
+        this.record.comparisons.agreed++;
+        this.record.succeeds('account');
         // Messages can ask for a comparison at any rate. Those that find nothing move apart.
-        idle = this.ledger.appends === before ? Math.min(idle + 1, MOST_IDLE_COMPARISONS) : 0;
-        if (idle > 1) await this.wait(this.backoff(idle - 1, 1));
+        idle = found > 0 ? 1 : Math.min(idle + 1, MOST_IDLE_COMPARISONS);
+        if (listening) await this.patience.wait(this.patience.idle(idle));
       } catch (error) {
         if (signal.aborted) break;
-        const waitMs = this.backoff(++this.failedComparisons, Math.random(), this.upstream.askedMs(error));
+        const delay = this.patience.after(++this.failedComparisons, error);
         this.logger.warn(
-          `The account could not be compared: ${String(error)}; trying again in ${Math.ceil(waitMs / 1000)} s`,
+          `The account could not be compared: ${String(error)}; trying again in ${seconds(delay)}`,
         );
-        await this.wait(waitMs);
+        this.record.comparisons.failed++;
+        this.record.fails('account', error, this.failedComparisons, delay.ms);
+        await this.patience.wait(delay);
         this.wantComparison();
       }
     }
-  }
-
-  /** Until there is reason to believe that a comparison is worth it, or so long. */
-  private async wait(ms: number): Promise<void> {
-    this.patience = new AbortController();
-    await pause(ms, AbortSignal.any([this.stopping.signal, this.patience.signal]));
   }
 
   /** Reads the environments that were added, ahead of the comparison, which takes as long as the account is large. */
@@ -205,7 +254,11 @@ export class Ingestor {
     const taken = await Promise.allSettled(
       added.map(async (id) => {
         const config = await this.upstream.environment(id, signal);
-        if (config) await this.sync(id).take(config, await this.upstream.account(signal));
+        if (!config) return;
+        const { confirmed } = await this.sync(id).take(config, {
+          account: await this.upstream.account(signal),
+        });
+        await confirmed;
       }),
     );
     for (const take of taken) {
@@ -223,33 +276,58 @@ export class Ingestor {
   private compareNow(): void {
     this.failedComparisons = 0;
     this.wantComparison();
-    this.patience.abort();
+    this.patience.end();
   }
 
-  private async compareAccount(): Promise<void> {
+  /** @returns how many facts it brought into the log */
+  private async compareAccount(): Promise<number> {
+    const { signal } = this.stopping;
+    const begunAt = performance.now();
     if (this.unreadable > 1)
       this.logger.warn(`${this.unreadable} messages of the upstream could not be read`);
     this.unreadable = 0;
     await this.finishKeyDeletion();
-    const listed = await this.readAccount();
+    const { listed, found, failures } = await this.readAccount();
     const missing = this.ledger.environments().filter((id) => !listed.has(id));
     if (missing.length > 0) {
-      const listedAgain = await this.readAccount();
-      for (const environment of missing.filter((id) => !listedAgain.has(id))) {
-        this.logger.warn(
-          `Environment ${environment} is gone: two complete reads of the upstream do not list it`,
-        );
-        this.sync(environment).told({ type: 'EnvironmentRemoved', environment });
-      }
+      const again = await this.readAccount();
+      const gone = missing.filter((id) => !again.listed.has(id));
+      for (const environment of gone) this.environmentGone(environment);
+      found.push(...again.found, ...gone.map(() => 'EnvironmentRemoved'));
+      failures.push(...again.failures);
     }
+    // Whoever asks for the longest wait gets it.
+    const [failure] = failures.toSorted((a, b) => askedMs(b) - askedMs(a));
+    if (failure !== undefined) throw failure;
     const absent = [...listed].find((id) => !this.ledger.environment(id).exists);
     if (absent) throw new Error(`environment ${absent} was removed while the account was read`);
     if (!this.ledger.snapshotCompleted) {
-      const account = (await this.upstream.account(this.stopping.signal)) ?? '';
+      const account = (await this.upstream.account(signal)) ?? '';
       await this.ledger.append([{ type: 'SnapshotCompleted', account, environments: listed.size }]);
       this.logger.log(`The log holds the whole account: ${listed.size} environments`);
     }
     this.status.agreed();
+    this.record.lastComparison = {
+      at: Date.now(),
+      tookMs: Math.round(performance.now() - begunAt),
+      environments: listed.size,
+      found: countsOf(found),
+    };
+    if (await this.upstream.isStreamOutdated(signal)) {
+      this.logger.log('The upstream stream is opened anew, to hear of the environments that were added');
+      this.connection.abort();
+    }
+    return found.length;
+  }
+
+  /** Two complete reads of the account do not list it. Throws if it was added so shortly before that they may lag. */
+  private environmentGone(environment: string): void {
+    const addedAt = this.ledger.touchedAt({ type: 'EnvironmentAdded', environment, account: undefined });
+    if (addedAt !== undefined && addedAt > performance.now() - this.recentMs) {
+      throw new Error(`environment ${environment} was added a moment ago, and is not listed yet`);
+    }
+    this.logger.warn(`Environment ${environment} is gone: two complete reads of the upstream do not list it`);
+    this.sync(environment).told({ type: 'EnvironmentRemoved', environment });
   }
 
   /** Removes what a deleted proxy key gave access to, also if a former process was kept from finishing it. */
@@ -267,41 +345,53 @@ export class Ingestor {
   /**
    * Reads all pages and takes over each environment on them.
    *
-   * @returns the environments that a complete and consistent answer lists. Throws UnusableAnswer for another.
+   * Throws UnusableAnswer for an answer that is not complete and consistent.
    */
-  private async readAccount(): Promise<Set<string>> {
+  private async readAccount(): Promise<AccountRead> {
     const { signal } = this.stopping;
-    const account = await this.upstream.account(signal);
+    const listing = { account: await this.upstream.account(signal) };
     const listed = new Set<string>();
+    const found: string[] = [];
     const failures: unknown[] = [];
-    let first: ConfigPage | undefined;
-    for await (const page of this.upstream.pages(signal)) {
-      first ??= page;
-      if (page.itemCount !== first.itemCount || page.pageCount !== first.pageCount) {
+    const unconfirmed: Taken['confirmed'][] = [];
+    let counts: { readonly itemCount: number; readonly pageCount: number } | undefined;
+    for await (const { environments, itemCount, pageCount, unknownFields } of this.upstream.pages(signal)) {
+      counts ??= { itemCount, pageCount };
+      this.record.unknownFields(unknownFields);
+      if (itemCount !== counts.itemCount || pageCount !== counts.pageCount) {
         throw new UnusableAnswer('the configuration changed while it was read');
       }
-      for (const { id } of page.environments) {
+      for (const { id } of environments) {
         if (listed.has(id)) throw new UnusableAnswer(`environment ${id} is on two pages`);
         listed.add(id);
       }
       // One environment that fails keeps no other from being taken.
-      const taken = await Promise.allSettled(
-        page.environments.map((config) => this.sync(config.id).take(config, account)),
-      );
-      failures.push(...taken.flatMap((take) => (take.status === 'rejected' ? [take.reason as unknown] : [])));
+      for (const take of await Promise.allSettled(
+        environments.map((config) => this.sync(config.id).take(config, listing)),
+      )) {
+        if (take.status === 'rejected') failures.push(take.reason);
+        else {
+          found.push(...take.value.found);
+          unconfirmed.push(take.value.confirmed);
+        }
+      }
     }
-    if (failures.length > 0) throw failures[0];
-    if (listed.size === 0 || listed.size !== first?.itemCount) {
+    for (const confirmed of await Promise.allSettled(unconfirmed)) {
+      if (confirmed.status === 'rejected') failures.push(confirmed.reason);
+      else found.push(...confirmed.value);
+    }
+    if (listed.size === 0 || listed.size !== counts?.itemCount) {
       throw new UnusableAnswer(
-        `the configuration lists ${listed.size} of ${first?.itemCount ?? 0} environments`,
+        `the configuration lists ${listed.size} of ${counts?.itemCount ?? 0} environments`,
       );
     }
-    return listed;
+    return { listed, found, failures };
   }
 
   /** @returns `reconnect` if the stream must be opened anew to hear of everything */
   private dealWith(event: StreamEvent): 'reconnect' | undefined {
     if ('unreadable' in event) {
+      this.record.messages.unreadable++;
       if (this.unreadable++ === 0) {
         this.logger.warn(
           `A message of the upstream cannot be read, so everything is compared: ${event.unreadable}`,
@@ -310,6 +400,7 @@ export class Ingestor {
       this.wantComparison();
       return undefined;
     }
+    this.record.heard(event);
     switch (`${event.domain} ${event.event}`) {
       case 'flag create':
       case 'flag patch':
@@ -360,7 +451,7 @@ export class Ingestor {
         this.proxyKeyDeleted(event.identifier);
         return undefined;
       default:
-        this.unknown(event);
+        this.record.unknownKind(`message ${event.domain} ${event.event}`.slice(0, 100), 'passed over');
         return undefined;
     }
   }
@@ -397,21 +488,25 @@ export class Ingestor {
     this.compareNow();
   }
 
-  private unknown({ domain, event }: StreamMessage): void {
-    const kind = `${domain} ${event}`.slice(0, 100);
-    if (this.unknownKinds.has(kind) || this.unknownKinds.size >= MOST_UNKNOWN_KINDS) return;
-    this.unknownKinds.add(kind);
-    this.logger.warn(
-      `The upstream sends messages that this relay does not know, and ignores: ${JSON.stringify(kind)}`,
-    );
-  }
-
   private sync(environment: string): EnvironmentSync {
     let sync = this.environments.get(environment);
     if (!sync) {
-      sync = new EnvironmentSync(environment, this.ledger, this.upstream, this.backoff, this.stopping.signal);
+      sync = new EnvironmentSync(environment, {
+        ledger: this.ledger,
+        upstream: this.upstream,
+        patience: this.patience,
+        record: this.record,
+        recentMs: this.recentMs,
+        stopping: this.stopping.signal,
+      });
       this.environments.set(environment, sync);
     }
     return sync;
   }
+}
+
+function countsOf(types: readonly string[]): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(Object.groupBy(types, (type) => type)).map(([type, of]) => [type, of?.length ?? 0]),
+  );
 }

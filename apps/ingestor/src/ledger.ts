@@ -43,6 +43,8 @@ interface Appended extends SequencedFact {
 }
 
 const RETRY_MS = 1000;
+/** What happened longer ago is no longer asked for. */
+const REMEMBERED_MS = 60_000;
 /** Beyond that they are counted on, and not shown. */
 const MOST_SET_ASIDE = 1000;
 
@@ -55,22 +57,24 @@ export class Ledger {
   private held = new Holding();
   private position: Position | undefined;
   private loadedUntil = 0;
-  private appended = 0;
   private readonly oneLoadAtATime = pLimit(1);
   /** What was appended since the load that is under way began. */
   private meanwhile: Appended[] | undefined;
   private lost: () => void = () => undefined;
+  /** When each subject was last appended to, as `performance.now()` tells it, oldest first. */
+  private readonly touched = new Map<string, number>();
   /** By subject. */
   private readonly aside = new Map<string, SetAside>();
 
   constructor(
     private readonly log: EventLog,
     private readonly now: () => number,
+    private readonly appendedOne: (fact: Fact) => void = () => undefined,
   ) {}
 
   /** Reads everything from the log. Messages that cannot be read are left out: their entities are published anew. */
   load(): Promise<void> {
-    return this.oneLoadAtATime(() => this.read());
+    return this.oneLoadAtATime(() => this.read().finally(() => (this.meanwhile = undefined)));
   }
 
   private async read(): Promise<void> {
@@ -85,7 +89,6 @@ export class Ledger {
     this.held = held;
     this.position = head;
     this.loadedUntil = head.sequence;
-    this.meanwhile = undefined;
     if (isLess) this.lost();
   }
 
@@ -100,6 +103,7 @@ export class Ledger {
       try {
         for await (const messages of this.log.tail('FF_FACTS', this.position, signal)) {
           this.held.takeIn(messages);
+          for (const { subject } of messages) this.touch(subject);
           this.position = messages.at(-1)?.position ?? this.position;
         }
       } catch (error) {
@@ -114,14 +118,24 @@ export class Ledger {
     return this.held.states.get(id) ?? unknownEnvironment(id);
   }
 
-  /** How many facts this process has appended. */
-  get appends(): number {
-    return this.appended;
-  }
-
   /** The UUIDs of all environments that exist. */
   environments(): string[] {
     return [...this.held.states.values()].filter((state) => state.exists).map((state) => state.id);
+  }
+
+  /** When the log last got a fact about the same thing, as `performance.now()` tells it; undefined if that is long ago. */
+  touchedAt(fact: Fact): number | undefined {
+    return this.touched.get(factSubject(fact));
+  }
+
+  private touch(subject: string): void {
+    const now = performance.now();
+    this.touched.delete(subject);
+    this.touched.set(subject, now);
+    for (const [oldest, at] of this.touched) {
+      if (at > now - REMEMBERED_MS) break;
+      this.touched.delete(oldest);
+    }
   }
 
   /** Whether the log has once held the whole account, since its proxy key was last deleted. */
@@ -187,7 +201,8 @@ export class Ledger {
       const { epoch, sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
       if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
       this.aside.delete(subject);
-      this.appended++;
+      this.touch(subject);
+      this.appendedOne(fact);
       return { fact, sequence, epoch };
     } catch (error) {
       if (!(error instanceof MessageTooLarge)) throw error;

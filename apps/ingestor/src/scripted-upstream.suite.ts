@@ -44,6 +44,12 @@ export class ScriptedUpstream {
   readonly asked: string[] = [];
   environments: Record<string, UpstreamEnvironment> = {};
   environmentsPerPage = 10;
+  /** What a request reads; another than the state for a replica that lags. */
+  readBy: (request: IncomingMessage) => Record<string, UpstreamEnvironment> = () => this.environments;
+  /** Told of each request, with its page if it has one. */
+  watch: (request: string, response: ServerResponse) => void = () => undefined;
+  /** The only proxy key that opens it; any does, if this is left out. */
+  proxyKey: string | undefined;
   private readonly script = new Map<string, Answer[]>();
   private readonly streams = new Set<ServerResponse>();
   private validTokens = new Set<string>();
@@ -53,13 +59,16 @@ export class ScriptedUpstream {
     private readonly server: Server,
     readonly url: string,
   ) {
-    server.on('request', (request: IncomingMessage, response: ServerResponse) =>
-      request.resume().on('end', () => this.serve(request, response)),
+    server.on(
+      'request',
+      (request: IncomingMessage, response: ServerResponse) =>
+        void request.toArray().then((sent) => this.serve(request, Buffer.concat(sent).toString(), response)),
     );
   }
 
   static async start(environments: Record<string, UpstreamEnvironment>): Promise<ScriptedUpstream> {
-    const server = createServer();
+    // A token names up to 1,000 environments.
+    const server = createServer({ maxHeaderSize: 512 * 1024 });
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     const upstream = new ScriptedUpstream(
@@ -81,6 +90,11 @@ export class ScriptedUpstream {
   /** Answers the next requests of that name, one each; those after them as usual. */
   next(request: string, ...answers: Answer[]): void {
     this.script.set(request, [...(this.script.get(request) ?? []), ...answers]);
+  }
+
+  /** Answers requests of that name as usual again. */
+  forget(request: string): void {
+    this.script.delete(request);
   }
 
   /** Keeps the next request of that name waiting. */
@@ -124,11 +138,17 @@ export class ScriptedUpstream {
     this.server.close();
   }
 
-  private serve(request: IncomingMessage, response: ServerResponse): void {
+  private serve(request: IncomingMessage, sent: string, response: ServerResponse): void {
     const { pathname, searchParams } = new URL(request.url ?? '', this.url);
     const name = nameOf(pathname, searchParams);
     this.asked.push(name);
+    this.watch([name, searchParams.get('pageNumber')].join(' ').trim(), response);
     const usual = () => this.answer(name, request, searchParams, response);
+    const key = name === 'auth' ? (JSON.parse(sent) as { proxyKey: string }).proxyKey : this.proxyKey;
+    if (this.proxyKey !== undefined && key !== this.proxyKey) {
+      response.writeHead(401).end();
+      return;
+    }
     const answer = this.script.get(name)?.shift();
     if (answer) answer(response, usual);
     else usual();
@@ -136,11 +156,11 @@ export class ScriptedUpstream {
 
   private answer(
     name: string,
-    { headers }: IncomingMessage,
+    request: IncomingMessage,
     query: URLSearchParams,
     response: ServerResponse,
   ): void {
-    if (name !== 'auth' && !this.validTokens.has(headers.authorization ?? '')) {
+    if (name !== 'auth' && !this.validTokens.has(request.headers.authorization ?? '')) {
       response.writeHead(401).end();
       return;
     }
@@ -155,18 +175,18 @@ export class ScriptedUpstream {
         response.on('close', () => this.streams.delete(response));
         break;
       case 'config':
-        response.end(JSON.stringify(this.pageOf(id, Number(query.get('pageNumber')))));
+        response.end(JSON.stringify(this.pageOf(this.readBy(request), id, Number(query.get('pageNumber')))));
         break;
       default: {
-        const environment = this.environments[id];
+        const environment = this.readBy(request)[id];
         if (!environment) response.writeHead(403).end();
         else response.end(JSON.stringify(kind === 'flags' ? environment.flags : environment.segments));
       }
     }
   }
 
-  private pageOf(id: string, pageNumber: number): object {
-    const listed = Object.entries(this.environments).filter(([each]) => !id || each === id);
+  private pageOf(environments: Record<string, UpstreamEnvironment>, id: string, pageNumber: number): object {
+    const listed = Object.entries(environments).filter(([each]) => !id || each === id);
     const first = pageNumber * this.environmentsPerPage;
     return page(Object.fromEntries(listed.slice(first, first + this.environmentsPerPage)), {
       itemCount: listed.length,
@@ -175,7 +195,13 @@ export class ScriptedUpstream {
   }
 
   private newToken(): string {
-    const claims = Buffer.from(JSON.stringify({ account: 'acc', number: ++this.lastToken }));
+    const claims = Buffer.from(
+      JSON.stringify({
+        account: 'acc',
+        number: ++this.lastToken,
+        environments: Object.keys(this.environments),
+      }),
+    );
     const token = `e30.${claims.toString('base64url')}.x`;
     this.validTokens.add(`Bearer ${token}`);
     return token;

@@ -8,7 +8,6 @@ import {
   KeptSession,
   type SaasClient,
   type StreamEvent,
-  UpstreamRefusal,
 } from '#libs/saas-client';
 
 /** Reads of the upstream at a time, over all environments. */
@@ -18,6 +17,8 @@ const READS_AT_A_TIME = 8;
 export class UpstreamReader {
   private readonly limit = pLimit(READS_AT_A_TIME);
   private readonly session: KeptSession;
+  /** What the open stream tells of; undefined if its token does not say. */
+  private streamed: ReadonlySet<string> | undefined;
 
   constructor(private readonly saas: SaasClient) {
     this.session = new KeptSession(saas);
@@ -67,16 +68,20 @@ export class UpstreamReader {
   /** The account stream, with a new token. Resolves once it is open. */
   async stream(signal: AbortSignal): Promise<AsyncIterable<StreamEvent>> {
     this.session.forget();
-    return this.saas.stream(await this.session.current(signal), signal);
+    const session = await this.session.current(signal);
+    this.streamed = session.environments;
+    return this.saas.stream(session, signal);
+  }
+
+  /** Whether the newest token opens environments that the token of the stream does not. */
+  async isStreamOutdated(signal: AbortSignal): Promise<boolean> {
+    const { streamed } = this;
+    const { environments = [] } = await this.session.current(signal);
+    return streamed !== undefined && [...environments].some((id) => !streamed.has(id));
   }
 
   /** The next call takes a new token. */
   forgetSession(): void {
     this.session.forget();
-  }
-
-  /** How long the upstream asked to wait, if it did. */
-  askedMs(error: unknown): number {
-    return error instanceof UpstreamRefusal ? (error.retryAfterMs ?? 0) : 0;
   }
 }

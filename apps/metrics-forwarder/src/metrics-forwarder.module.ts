@@ -2,26 +2,27 @@ import { Inject, Module, type OnApplicationBootstrap, type OnModuleDestroy } fro
 
 import { RelayConfig } from '#libs/config';
 import { EventLog, EventLogModule } from '#libs/event-log';
-import { ObservabilityModule, StatusBoard } from '#libs/observability';
-import { SaasClient } from '#libs/saas-client';
+import { ObservabilityModule, StatusBoard, Telemetry, upstreamCalls } from '#libs/observability';
+import { ProxyKey, ProxyKeyModule, SaasClient } from '#libs/saas-client';
 
 import { MetricsForwarder } from './metrics-forwarder.js';
 
 /** Evaluation counts → upstream. */
 @Module({
-  imports: [EventLogModule, ObservabilityModule],
+  imports: [EventLogModule, ObservabilityModule, ProxyKeyModule],
   providers: [
     {
       provide: MetricsForwarder,
-      inject: [EventLog, RelayConfig],
-      useFactory: (log: EventLog, config: RelayConfig) => {
+      inject: [EventLog, ProxyKey, RelayConfig, Telemetry],
+      useFactory: (log: EventLog, proxyKey: ProxyKey, config: RelayConfig, telemetry: Telemetry) => {
         const saas = new SaasClient({
           baseUrl: config.clientService,
           metricsUrl: config.metricService,
-          proxyKey: config.proxyKey,
+          proxyKey,
           streamIdleTimeoutMs: config.streamIdleTimeoutMs,
+          observe: upstreamCalls(telemetry),
         });
-        return new MetricsForwarder(log, saas, {
+        return new MetricsForwarder(log, saas, telemetry, {
           windowMs: config.metricPostDurationMs,
           // The others of this process need their part of it.
           shutdownGraceMs: config.shutdownGraceMs / 2,

@@ -8,6 +8,7 @@ import { Logger } from '@nestjs/common';
 
 import { type MetricsReport, type Position, reportBody, reportSubject } from '#libs/domain';
 import { EventLog, type NewMessage, type StreamName, type Taken } from '#libs/event-log';
+import { Telemetry } from '#libs/observability';
 import { SaasClient } from '#libs/saas-client';
 
 import { MetricsForwarder, type MetricsForwarderOptions } from './metrics-forwarder.js';
@@ -165,6 +166,7 @@ async function until(holds: () => boolean): Promise<void> {
 
 let upstream: Upstream;
 let queue: Queue;
+let telemetry: Telemetry;
 let url: string;
 let logged: string[];
 let forwarders: MetricsForwarder[];
@@ -177,6 +179,7 @@ beforeEach(async () => {
   const note = (message: unknown) => void logged.push(String(message));
   Logger.overrideLogger({ log: note, warn: note, error: note });
   queue = new Queue();
+  telemetry = new Telemetry();
   upstream = new Upstream();
   url = await upstream.start();
 });
@@ -191,12 +194,13 @@ function start(options: Partial<MetricsForwarderOptions> = {}, waitMs = 10): Met
   const saas = new SaasClient({
     baseUrl: `${url}/config`,
     metricsUrl: `${url}/events`,
-    proxyKey: 'key',
+    proxyKey: { current: 'key' },
     streamIdleTimeoutMs: HOUR_MS,
   });
   const forwarder = new MetricsForwarder(
     queue as unknown as EventLog,
     saas,
+    telemetry,
     { windowMs: 10, shutdownGraceMs: 5000, ...options },
     (_failures, _random, askedMs = 0) => Math.max(waitMs, askedMs),
   );
@@ -223,6 +227,21 @@ const messageOf = (id: string, of: MetricsReport) => ({
   subject: reportSubject(of),
   id,
   body: reportBody(of, { id, time: NOON }),
+});
+
+describe('What a forwarder shows to Prometheus', () => {
+  it('counts posts of each environment by whether they were taken, and says what waits', async () => {
+    upstream.answer = ({ environment }) => (environment === PROD ? 404 : 200);
+    report(counted('a'));
+    report(counted('a', 1, PROD));
+    start();
+    await until(() => queue.done.length === 1 && queue.back.length === 1);
+    const page = await telemetry.page();
+    expect(page).toContain(`ff_proxy_metrics_forwarded{envID="${DEV}",error="false"} 1\n`);
+    expect(page).toContain(`ff_proxy_metrics_forwarded{envID="${PROD}",error="true"} 1\n`);
+    expect(page).toContain('\nff_relay_metrics_set_aside_messages 1\n');
+    expect(page).toMatch(/^ff_relay_metrics_waiting_messages \d$/m);
+  });
 });
 
 describe('Counts', () => {

@@ -1,9 +1,10 @@
 import { Logger } from '@nestjs/common';
 import pLimit from 'p-limit';
+import type { Counter } from 'prom-client';
 
 import { type MetricsReport, reportBody, reportIn, reportSubject } from '#libs/domain';
-import type { EventLog, Taken } from '#libs/event-log';
-import type { PartStatus } from '#libs/observability';
+import type { Backlog, EventLog, Taken } from '#libs/event-log';
+import type { PartStatus, Telemetry } from '#libs/observability';
 import {
   type Backoff,
   backoffMs,
@@ -72,6 +73,7 @@ class NoToken extends Error {
 export class MetricsForwarder {
   private readonly logger = new Logger(MetricsForwarder.name);
   private readonly session: KeptSession;
+  private readonly forwarded: Counter<'envID' | 'error'>;
   /** No more is taken. */
   private readonly stopping = new AbortController();
   /** No more is posted. */
@@ -93,7 +95,7 @@ export class MetricsForwarder {
 
   private taking: Promise<void> | undefined;
   private readonly timers: NodeJS.Timeout[] = [];
-  private backlog: object | undefined;
+  private backlog: Backlog | undefined;
   private lastPost: object | undefined;
   private lastRefusal: object | undefined;
   private dropped = 0;
@@ -101,10 +103,17 @@ export class MetricsForwarder {
   constructor(
     private readonly log: EventLog,
     private readonly saas: SaasClient,
+    telemetry: Telemetry,
     private readonly options: MetricsForwarderOptions,
     private readonly backoff: Backoff = backoffMs,
   ) {
     this.session = new KeptSession(saas);
+    this.forwarded = telemetry.counter(
+      'ff_proxy_metrics_forwarded',
+      'Posts of evaluation counts to the upstream; error is true when it did not take one',
+      ['envID', 'error'],
+    );
+    this.show(telemetry);
   }
 
   start(): void {
@@ -241,8 +250,10 @@ export class MetricsForwarder {
     try {
       await this.send(report);
     } catch (error) {
+      this.forwarded.inc({ envID: environment, error: 'true' });
       return this.failed(environment, batch, error);
     }
+    this.forwarded.inc({ envID: environment, error: 'false' });
     if (this.failing.delete(environment))
       this.logger.log(`The upstream takes evaluation counts of ${environment} again`);
     this.passing.add(environment);
@@ -350,6 +361,31 @@ export class MetricsForwarder {
 
   private waitMs(environment: string): number {
     return Math.max(0, (this.failing.get(environment)?.untilMs ?? 0) - Date.now());
+  }
+
+  private show(telemetry: Telemetry): void {
+    telemetry.gauge(
+      'ff_relay_metrics_waiting_messages',
+      'Messages with evaluation counts that the log holds for the upstream',
+      [],
+      (set) => {
+        if (this.backlog) set(this.backlog.messages);
+      },
+    );
+    telemetry.gauge(
+      'ff_relay_metrics_waiting_seconds',
+      'For how long the oldest of them has been waiting',
+      [],
+      (set) => {
+        if (this.backlog) set((this.backlog.oldestMs ?? 0) / 1000);
+      },
+    );
+    telemetry.gauge(
+      'ff_relay_metrics_set_aside_messages',
+      'Messages with evaluation counts that the upstream refused for good, tried again every ten minutes',
+      [],
+      (set) => set(this.refused.size),
+    );
   }
 
   private keepAll(): void {

@@ -6,6 +6,7 @@ import { Logger } from '@nestjs/common';
 import {
   differences,
   type EnvironmentFact,
+  environmentFactsIn,
   type EnvironmentState,
   evolve,
   fold,
@@ -24,10 +25,11 @@ import {
   comparedSince,
   factsIn,
   foldLog,
+  leadOn,
   type LoggedFact,
   type LogFold,
-  ofEnvironments,
   rebuild,
+  statesIn,
 } from '#libs/projection';
 import type { StateStore } from '#libs/state-store';
 
@@ -138,10 +140,10 @@ export class Projector {
   private async bringLevel(signal: AbortSignal): Promise<Position> {
     // First, so that a store that is away does not cost a read of the whole log at each try.
     const stored = await this.store.progress();
-    let folded = await foldLog(this.log);
+    const read = await foldLog(this.log);
     const place = (await this.log.recall(PLACE)) as Position | undefined;
-    const isCut = [stored?.position, place].some((known) => known && isBeyond(known, folded.position));
-    if (isCut) folded = await this.untilCompared(signal);
+    const isCut = [stored?.position, place].some((known) => known && isBeyond(known, read.position));
+    const folded = isCut ? await this.untilCompared(signal) : read;
     const goesOn = place?.epoch === folded.position.epoch && !isCut;
     // A log of the same epoch that says nothing of an account that the store holds whole was purged.
     const isPurged = stored?.complete === true && !folded.decided;
@@ -153,9 +155,9 @@ export class Projector {
     this.writer = randomUUID();
     const nothing = { position: { ...folded.position, sequence: 0 }, complete: false };
     await this.store.begin({ ...(stored && !isCut ? stored : nothing), writer: this.writer });
-    const { replaced, removed } = await rebuild(this.store, folded, async (id) => {
-      return (await foldLog(this.log, id)).states.get(id) ?? unknownEnvironment(id);
-    });
+    const { replaced, removed } = await rebuild(this.store, folded, (id, at) =>
+      leadOn(this.log, folded, id, at),
+    );
     if (replaced.length > 0 || removed > 0) {
       this.logger.log(
         `The store is level with the log: ${replaced.length} of ${folded.states.size} environments were replaced, ` +
@@ -175,11 +177,7 @@ export class Projector {
 
   /** The environments as they were before the log was lost: in the store, or here if that was lost too. */
   private async known(): Promise<ReadonlyMap<string, EnvironmentState>> {
-    const ids = await this.store.environments();
-    const stored = await Promise.all(ids.map((id) => this.store.environment(id)));
-    const states = new Map(
-      stored.flatMap((found) => (found ? [[found.state.id, found.state] as const] : [])),
-    );
+    const states = await statesIn(this.store);
     return states.size > 0 ? states : (this.folded?.states ?? states);
   }
 
@@ -207,7 +205,8 @@ export class Projector {
     const { folded } = this;
     const last = messages.at(-1)?.position;
     if (!folded || !last) return;
-    const facts = ofEnvironments(factsIn(messages));
+    const all = factsIn(messages);
+    const facts = environmentFactsIn(all);
     const notices = await this.noticesOf(folded, facts, last.epoch);
     const changes = [...Map.groupBy(facts, ({ fact }) => fact.environment)].map(([id, of]) => {
       const before = stateIn(folded, id);
@@ -217,7 +216,7 @@ export class Projector {
     const news = changes.filter(({ before, after }) => after !== before);
     const applied = await Promise.all(news.map((change) => this.store.apply(change, last.epoch)));
     if (applied.includes('unexpected')) throw new StoreChanged();
-    folded.take(messages);
+    folded.fold(all, last);
     await this.advance(folded);
     await this.tell(notices);
     await this.log.remember(PLACE, last);

@@ -1,6 +1,8 @@
+import { availableParallelism } from 'node:os';
+
 import { describe, expect, it } from '@jest/globals';
 
-import { RelayConfig, SettingsError } from './index.js';
+import { RelayConfig, type Role, ROLES, SettingsError } from './index.js';
 
 const REQUIRED = { PROXY_KEY: '30000000-0000-4000-8000-000000000001', AUTH_SECRET: 's'.repeat(32) };
 
@@ -11,18 +13,42 @@ describe('The settings of the relay', () => {
       authSecret: REQUIRED.AUTH_SECRET,
       clientService: 'https://config.ff.harness.io/api/1.0',
       metricService: 'https://events.ff.harness.io/api/1.0',
+      gatewayWorkers: 1,
       dataDir: './data',
       host: '0.0.0.0',
       port: 7000,
       logLevel: 'INFO',
       logFormat: 'text',
       unknownKeyStatus: 401,
+      formerAuthSecrets: [],
+      bypassAuth: false,
+      maxDataAgeS: undefined,
+      headerLimitBytes: 524_288,
+      urlLimitBytes: 32_768,
+      authBodyLimitBytes: 524_288,
+      metricsBodyLimitBytes: 33_554_432,
+      requestTimeoutMs: 60_000,
+      forwardTargets: false,
       streamIdleTimeoutMs: 45_000,
       reconcileIntervalMs: 300_000,
       metricPostDurationMs: 60_000,
       shutdownGraceMs: 10_000,
+      drainMs: 5000,
+      streamReplayMs: 300_000,
+      streamMaxAgeMs: 0,
+      maxStreams: 50_000,
+      maxStreamsPerKey: 0,
+      closeStreamsOnUpstreamLoss: false,
       keepServingOnKeyDeletion: false,
+      listening: true,
     });
+  });
+
+  it('poll by the minute where the stream is not wanted, as the first relay did', () => {
+    const polling = new RelayConfig({ ...REQUIRED, FLAG_STREAM_ENABLED: 'false', FLAG_POLL_INTERVAL: '5' });
+    expect(polling).toMatchObject({ listening: false, reconcileIntervalMs: 300_000 });
+    const listening = new RelayConfig({ ...REQUIRED, RECONCILE_INTERVAL: '7', FLAG_POLL_INTERVAL: '5' });
+    expect(listening).toMatchObject({ listening: true, reconcileIntervalMs: 7000 });
   });
 
   it('are taken from the environment, times in seconds', () => {
@@ -31,6 +57,12 @@ describe('The settings of the relay', () => {
       CLIENT_SERVICE: 'http://localhost:7100/api/1.0/',
       PORT: '7001',
       UNKNOWN_KEY_STATUS: '403',
+      AUTH_SECRET_PREVIOUS: 'one, another,',
+      BYPASS_AUTH: '1',
+      MAX_DATA_AGE: '600',
+      HEADER_LIMIT: '16384',
+      REQUEST_TIMEOUT: '5',
+      FORWARD_TARGETS: 'true',
       STREAM_IDLE_TIMEOUT: '5',
       RECONCILE_INTERVAL: '86400',
       METRIC_POST_DURATION: '0',
@@ -41,12 +73,26 @@ describe('The settings of the relay', () => {
       clientService: 'http://localhost:7100/api/1.0',
       port: 7001,
       unknownKeyStatus: 403,
+      formerAuthSecrets: ['one', 'another'],
+      bypassAuth: true,
+      maxDataAgeS: 600,
+      headerLimitBytes: 16_384,
+      requestTimeoutMs: 5000,
+      forwardTargets: true,
       streamIdleTimeoutMs: 5000,
       reconcileIntervalMs: 86_400_000,
       metricPostDurationMs: 0,
       shutdownGraceMs: 0,
       keepServingOnKeyDeletion: true,
     });
+  });
+
+  it.each([
+    ['5', '10', 5000],
+    ['30', '10', 9000],
+    ['5', '0', 0],
+  ])('end streams over %s s within a grace of %s s', (DRAIN_SECONDS, SHUTDOWN_GRACE, drainMs) => {
+    expect(new RelayConfig({ ...REQUIRED, DRAIN_SECONDS, SHUTDOWN_GRACE })).toMatchObject({ drainMs });
   });
 
   it('have no default for secrets, and none that is too short', () => {
@@ -66,15 +112,49 @@ describe('The settings of the relay', () => {
     });
   });
 
+  it.each<[string, NodeJS.ProcessEnv, readonly Role[], number | undefined]>([
+    ['not set', {}, ROLES, undefined],
+    ['that of SDKs', { PORT: '7000', PROMETHEUS_PORT: '7000' }, ROLES, undefined],
+    ['another', { PROMETHEUS_PORT: '8000' }, ROLES, 8000],
+    ['another, for a process that serves no SDKs', { PROMETHEUS_PORT: '8000' }, [], undefined],
+  ])('know whether Prometheus has a port of its own: %s', (_, settings, roles, port) => {
+    expect(new RelayConfig({ ...REQUIRED, ...settings }, roles).prometheusPort).toBe(port);
+  });
+
+  it('give a gateway as many workers as they say, or as the machine has cores', () => {
+    const gateway = { ...REQUIRED, NATS_URL: 'nats://localhost:4222', REDIS_ADDRESS: 'localhost:6379' };
+    const workersOf = (text: string) =>
+      new RelayConfig({ ...gateway, GATEWAY_WORKERS: text }, ['gateway']).gatewayWorkers;
+    expect([workersOf(''), workersOf('3'), workersOf('auto')]).toEqual([1, 3, availableParallelism()]);
+    expect(() => workersOf('0')).toThrow('GATEWAY_WORKERS cannot be "0": set it to a whole number from 1');
+  });
+
+  it('let all roles in one process have no workers, and say why, with everything else that is wrong', () => {
+    const reading = () => new RelayConfig({ ...REQUIRED, GATEWAY_WORKERS: '2', PORT: 'x' });
+    expect(reading).toThrow(
+      /GATEWAY_WORKERS cannot be "2": .*one log takes one process.*\n.*PORT cannot be "x"/,
+    );
+    expect(new RelayConfig({ ...REQUIRED, GATEWAY_WORKERS: '1' }).gatewayWorkers).toBe(1);
+  });
+
   it('never show a secret in what is wrong with them', () => {
-    const environment = { PROXY_KEY: 'my proxy key', AUTH_SECRET: 'my-secret', PORT: 'my-port' };
-    expect(() => new RelayConfig(environment)).toThrow(/^(?!.*(my proxy key|my-secret)).*"my-port"/s);
+    const environment = {
+      PROXY_KEY: 'my proxy key',
+      AUTH_SECRET: 'my-secret',
+      PORT: 'my-port',
+      AUTH_SECRET_PREVIOUS: 'former,'.repeat(11),
+    };
+    expect(() => new RelayConfig(environment)).toThrow(
+      /^(?!.*(my proxy key|my-secret|former,)).*AUTH_SECRET_PREVIOUS cannot be used.*"my-port"/s,
+    );
   });
 
   it.each([
     ['UNKNOWN_KEY_STATUS', '404', '401 or 403'],
     ['STREAM_IDLE_TIMEOUT', '0', 'a whole number of seconds from 1 to 86400'],
     ['RECONCILE_INTERVAL', '5m', 'a whole number of seconds from 1 to 86400'],
+    ['MAX_DATA_AGE', '0', 'a whole number of seconds from 1'],
+    ['AUTH_BODY_LIMIT', '1MB', 'a whole number of bytes from 1024 to 16777216'],
     ['SHUTDOWN_GRACE', '86401', 'a whole number of seconds from 0 to 86400'],
     ['KEEP_SERVING_ON_KEY_DELETION', 'maybe', 'true or false'],
     ['CLIENT_SERVICE', 'harness', 'an http or https address'],

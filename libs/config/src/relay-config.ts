@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os';
+
 import { z } from 'zod';
 
 import { parseRedisAddress } from './redis-address.js';
@@ -26,6 +28,20 @@ const seconds = (standard: number, least: number, description: string) =>
       expected: `a whole number of seconds from ${least} to 86400`,
     } satisfies SettingNote);
 
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const bytes = (standard: number, least: number, most: number, what: string) =>
+  wholeNumber(least, most)
+    .default(standard)
+    .meta({
+      description: `how many bytes ${what} may have`,
+      expected: `a whole number of bytes from ${least} to ${most}`,
+    } satisfies SettingNote);
+
+function secretsIn(text: string): string[] {
+  return text.split(',').flatMap((secret) => secret.trim() || []);
+}
+
 function isRedisAddress(text: string): boolean {
   try {
     parseRedisAddress(text);
@@ -34,6 +50,23 @@ function isRedisAddress(text: string): boolean {
     return false;
   }
 }
+
+const workers = (schema: z.ZodType<number, string>, expected: string) =>
+  schema.prefault('1').meta({
+    description:
+      'on how many cores a gateway serves: as many processes behind PORT, each with its own memory',
+    expected,
+  } satisfies SettingNote);
+
+const MOST_WORKERS = 64;
+const workersAsked = z
+  .string()
+  .transform((text) => (text.toLowerCase() === 'auto' ? String(availableParallelism()) : text))
+  .pipe(wholeNumber(1, MOST_WORKERS));
+const ONE_WORKER = workers(
+  workersAsked.refine((count) => count === 1),
+  '1, or leave it out: all roles in one process use one log, and one log takes one process. For more cores run the service set, or gateways with READ_REPLICA=true',
+);
 
 /** The relay's settings (protocol §6; ours added), by environment variable. Defaults are safe. */
 export const RELAY_SETTINGS = {
@@ -48,6 +81,16 @@ export const RELAY_SETTINGS = {
     .meta({
       description: 'signs the tokens of SDKs; the same on every gateway and across restarts',
       expected: 'at least 32 random characters, for example the output of: openssl rand -hex 32',
+      secret: true,
+    } satisfies SettingNote),
+  AUTH_SECRET_PREVIOUS: z
+    .string()
+    .refine((text) => secretsIn(text).length <= 10)
+    .optional()
+    .meta({
+      description:
+        'former values of AUTH_SECRET, also a Go relay’s: tokens that were signed with them stay good, and no new ones are',
+      expected: 'up to 10 secrets, divided by commas',
       secret: true,
     } satisfies SettingNote),
   CLIENT_SERVICE: baseUrl()
@@ -125,6 +168,7 @@ export const RELAY_SETTINGS = {
       description: 'the database in Redis, where it is neither a cluster nor shared',
       expected: 'its number',
     } satisfies SettingNote),
+  GATEWAY_WORKERS: workers(workersAsked, `a whole number from 1 to ${MOST_WORKERS}, or auto for one a core`),
   READ_REPLICA: yesOrNo()
     .default(false)
     .meta({
@@ -150,10 +194,18 @@ export const RELAY_SETTINGS = {
     .string()
     .default('127.0.0.1')
     .meta({
-      description: 'the address for /livez, /readyz and /status, which tell about this relay to whoever asks',
+      description:
+        'the address for /livez, /readyz, /status and /metrics, which tell about this relay to whoever asks',
       expected: 'an address of this machine, or 0.0.0.0 for all',
     } satisfies SettingNote),
-  MANAGEMENT_PORT: port(7080, 'the port for /livez, /readyz and /status'),
+  MANAGEMENT_PORT: port(7080, 'the port for /livez, /readyz, /status and /metrics'),
+  PROMETHEUS_PORT: wholeNumber(0, 65_535)
+    .optional()
+    .meta({
+      description:
+        'the port of a gateway for /metrics, at HOST; without it, or when it is PORT, that is the port for SDKs',
+      expected: 'a port number from 1 to 65535 (0 takes a free one)',
+    } satisfies SettingNote),
   LOG_LEVEL: logLevel(),
   LOG_FORMAT: logFormat(),
   UNKNOWN_KEY_STATUS: z
@@ -164,18 +216,103 @@ export const RELAY_SETTINGS = {
       description: 'the answer to an unknown SDK key: 401 lets SDKs try again, 403 makes Node SDKs fail fast',
       expected: '401 or 403',
     } satisfies SettingNote),
+  BYPASS_AUTH: yesOrNo()
+    .default(false)
+    .meta({
+      description: 'let everybody who reaches the SDK port read every environment, with any token or none',
+      expected: 'true or false',
+    } satisfies SettingNote),
+  MAX_DATA_AGE: wholeNumber(1, 2_592_000)
+    .optional()
+    .meta({
+      description:
+        'seconds since the upstream last agreed after which /readyz of a gateway is 503; reads go on. Without it, any age will do',
+      expected: 'a whole number of seconds from 1 to 2592000, above RECONCILE_INTERVAL',
+    } satisfies SettingNote),
+  HEADER_LIMIT: bytes(512 * KIB, 16 * KIB, 16 * MIB, 'the URL and headers of a request'),
+  URL_LIMIT: bytes(32 * KIB, 2 * KIB, 256 * KIB, 'the URL of a request'),
+  AUTH_BODY_LIMIT: bytes(512 * KIB, KIB, 16 * MIB, 'the body of a sign-in'),
+  METRICS_BODY_LIMIT: bytes(32 * MIB, KIB, 128 * MIB, 'the body of a post of evaluation counts'),
+  OFREP_BODY_LIMIT: bytes(256 * KIB, KIB, 16 * MIB, 'the body of an OpenFeature (OFREP) request'),
+  REQUEST_TIMEOUT: seconds(60, 1, 'seconds that a request has to arrive with its headers and body'),
+  FORWARD_TARGETS: yesOrNo()
+    .default(false)
+    .meta({
+      description: 'tell the upstream of the targets that SDKs sign in with, so that it lists them',
+      expected: 'true or false',
+    } satisfies SettingNote),
+  AND_RULES: yesOrNo()
+    .default(true)
+    .meta({
+      description:
+        'give server SDKs the AND rules of target groups; false gives them only the rules that decide alone',
+      expected: 'true or false',
+    } satisfies SettingNote),
+  GO_RELAY_JSON_VALUES: yesOrNo()
+    .default(false)
+    .meta({
+      description:
+        'give JSON values to client SDKs as the Go relay does: as text in quotes, which browsers get as text and not as an object',
+      expected: 'true or false',
+    } satisfies SettingNote),
   STREAM_IDLE_TIMEOUT: seconds(
     45,
     1,
     'seconds without a byte after which the upstream stream counts as dead',
   ),
   RECONCILE_INTERVAL: seconds(300, 1, 'seconds between full comparisons with the upstream'),
+  FLAG_STREAM_ENABLED: yesOrNo()
+    .default(true)
+    .meta({
+      description:
+        'listen to the upstream stream; without it, changes are found by comparing every FLAG_POLL_INTERVAL',
+      expected: 'true or false',
+    } satisfies SettingNote),
+  FLAG_POLL_INTERVAL: wholeNumber(1, 1440)
+    .default(1)
+    .meta({
+      description: 'minutes between full comparisons with the upstream when FLAG_STREAM_ENABLED is false',
+      expected: 'a whole number of minutes from 1 to 1440',
+    } satisfies SettingNote),
   METRIC_POST_DURATION: seconds(
     60,
     0,
     'seconds for which evaluation counts are gathered before they are posted upstream; 0 takes and drops them',
   ),
   SHUTDOWN_GRACE: seconds(10, 0, 'seconds that running requests and streams have to end after SIGTERM'),
+  DRAIN_SECONDS: seconds(
+    5,
+    0,
+    'seconds over which many streams are ended after SIGTERM, so that they do not come back all at once; at most SHUTDOWN_GRACE less one',
+  ),
+  STREAM_REPLAY: seconds(
+    300,
+    0,
+    'seconds back for which a stream that opens without Last-Event-ID is told what changed; 0 tells it nothing',
+  ),
+  STREAM_MAX_AGE: seconds(
+    0,
+    0,
+    'seconds after which a stream is ended, up to a quarter earlier, so that streams spread over gateways; 0 is never',
+  ),
+  MAX_STREAMS: wholeNumber(0, 1_000_000)
+    .default(50_000)
+    .meta({
+      description: 'the most streams that a gateway has open; more are answered 503. 0 is no limit',
+      expected: 'a whole number from 0 to 1000000',
+    } satisfies SettingNote),
+  MAX_STREAMS_PER_KEY: wholeNumber(0, 1_000_000)
+    .default(0)
+    .meta({
+      description: 'the same for the streams of one SDK key',
+      expected: 'a whole number from 0 to 1000000',
+    } satisfies SettingNote),
+  CLOSE_STREAMS_ON_UPSTREAM_LOSS: yesOrNo()
+    .default(false)
+    .meta({
+      description: 'end streams, and take none, while the upstream is away, as the Go relay does',
+      expected: 'true or false',
+    } satisfies SettingNote),
   KEEP_SERVING_ON_KEY_DELETION: yesOrNo()
     .default(false)
     .meta({
@@ -195,18 +332,44 @@ export class RelayConfig {
   readonly natsReplicas: number;
   readonly natsMonitorUrl: string | undefined;
   readonly redis: { address: string; username?: string; password?: string; db: number } | undefined;
+  /** As how many processes a gateway serves. */
+  readonly gatewayWorkers: number;
   readonly dataDir: string;
   readonly host: string;
   readonly port: number;
   readonly managementHost: string;
   readonly managementPort: number;
+  /** Where a gateway answers Prometheus; undefined for the port for SDKs, and for a process without a gateway. */
+  readonly prometheusPort: number | undefined;
   readonly logLevel: 'DEBUG' | 'INFO' | 'WARN' | 'ERROR';
   readonly logFormat: 'text' | 'json';
   readonly unknownKeyStatus: number;
+  readonly bypassAuth: boolean;
+  readonly maxDataAgeS: number | undefined;
+  readonly headerLimitBytes: number;
+  readonly urlLimitBytes: number;
+  readonly authBodyLimitBytes: number;
+  readonly metricsBodyLimitBytes: number;
+  readonly ofrepBodyLimitBytes: number;
+  readonly requestTimeoutMs: number;
+  readonly forwardTargets: boolean;
+  /** Whether SDKs that can read AND rules get them. */
+  readonly andRules: boolean;
+  readonly goRelayJsonValues: boolean;
   readonly streamIdleTimeoutMs: number;
   readonly reconcileIntervalMs: number;
+  /** Whether changes are heard of, and not only found by comparing. */
+  readonly listening: boolean;
+  /** The file that the proxy key was read from, and where a new one may appear. */
+  readonly proxyKeyFile: string | undefined;
   readonly metricPostDurationMs: number;
   readonly shutdownGraceMs: number;
+  readonly drainMs: number;
+  readonly streamReplayMs: number;
+  readonly streamMaxAgeMs: number;
+  readonly maxStreams: number;
+  readonly maxStreamsPerKey: number;
+  readonly closeStreamsOnUpstreamLoss: boolean;
   readonly keepServingOnKeyDeletion: boolean;
   private readonly settings: Settings;
 
@@ -225,7 +388,9 @@ export class RelayConfig {
       NATS_URL: shares,
       REDIS_ADDRESS: shares && runs('projector', 'gateway'),
     };
-    const settings = readSettings(neededBy(RELAY_SETTINGS, needs), environment) as Settings;
+    const shape = neededBy(RELAY_SETTINGS, needs);
+    if (roles.length === ROLES.length) shape['GATEWAY_WORKERS'] = ONE_WORKER;
+    const settings = readSettings(shape, environment) as Settings;
     this.settings = settings;
     this.clientService = settings.CLIENT_SERVICE;
     this.metricService = settings.METRIC_SERVICE;
@@ -242,18 +407,43 @@ export class RelayConfig {
             ...(settings.REDIS_USERNAME && { username: settings.REDIS_USERNAME }),
             ...(settings.REDIS_PASSWORD && { password: settings.REDIS_PASSWORD }),
           };
+    this.gatewayWorkers = settings.GATEWAY_WORKERS;
     this.dataDir = settings.DATA_DIR;
     this.host = settings.HOST;
     this.port = settings.PORT;
     this.managementHost = settings.MANAGEMENT_HOST;
     this.managementPort = settings.MANAGEMENT_PORT;
+    this.prometheusPort =
+      runs('gateway') && settings.PROMETHEUS_PORT !== settings.PORT ? settings.PROMETHEUS_PORT : undefined;
     this.logLevel = settings.LOG_LEVEL;
     this.logFormat = settings.LOG_FORMAT;
     this.unknownKeyStatus = settings.UNKNOWN_KEY_STATUS;
+    this.bypassAuth = settings.BYPASS_AUTH;
+    this.maxDataAgeS = settings.MAX_DATA_AGE;
+    this.headerLimitBytes = settings.HEADER_LIMIT;
+    this.urlLimitBytes = settings.URL_LIMIT;
+    this.authBodyLimitBytes = settings.AUTH_BODY_LIMIT;
+    this.metricsBodyLimitBytes = settings.METRICS_BODY_LIMIT;
+    this.ofrepBodyLimitBytes = settings.OFREP_BODY_LIMIT;
+    this.requestTimeoutMs = settings.REQUEST_TIMEOUT * 1000;
+    this.forwardTargets = settings.FORWARD_TARGETS;
+    this.andRules = settings.AND_RULES;
+    this.goRelayJsonValues = settings.GO_RELAY_JSON_VALUES;
     this.streamIdleTimeoutMs = settings.STREAM_IDLE_TIMEOUT * 1000;
-    this.reconcileIntervalMs = settings.RECONCILE_INTERVAL * 1000;
+    this.listening = settings.FLAG_STREAM_ENABLED;
+    this.reconcileIntervalMs = settings.FLAG_STREAM_ENABLED
+      ? settings.RECONCILE_INTERVAL * 1000
+      : settings.FLAG_POLL_INTERVAL * 60_000;
+    this.proxyKeyFile = environment['PROXY_KEY_FILE']?.trim() || undefined;
     this.metricPostDurationMs = settings.METRIC_POST_DURATION * 1000;
     this.shutdownGraceMs = settings.SHUTDOWN_GRACE * 1000;
+    // The process ends with the grace, and with it whatever is still open.
+    this.drainMs = Math.max(0, Math.min(settings.DRAIN_SECONDS, settings.SHUTDOWN_GRACE - 1)) * 1000;
+    this.streamReplayMs = settings.STREAM_REPLAY * 1000;
+    this.streamMaxAgeMs = settings.STREAM_MAX_AGE * 1000;
+    this.maxStreams = settings.MAX_STREAMS;
+    this.maxStreamsPerKey = settings.MAX_STREAMS_PER_KEY;
+    this.closeStreamsOnUpstreamLoss = settings.CLOSE_STREAMS_ON_UPSTREAM_LOSS;
     this.keepServingOnKeyDeletion = settings.KEEP_SERVING_ON_KEY_DELETION;
   }
 
@@ -263,6 +453,10 @@ export class RelayConfig {
 
   get authSecret(): string {
     return given(this.settings.AUTH_SECRET, 'AUTH_SECRET');
+  }
+
+  get formerAuthSecrets(): readonly string[] {
+    return secretsIn(this.settings.AUTH_SECRET_PREVIOUS ?? '');
   }
 }
 

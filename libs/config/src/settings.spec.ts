@@ -1,4 +1,8 @@
-import { describe, expect, it } from '@jest/globals';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { z } from 'zod';
 
 import {
@@ -158,5 +162,51 @@ describe('The settings of the log', () => {
       'LOG_LEVEL cannot be "loud": set it to DEBUG, INFO, WARN or ERROR (the least severe lines to log)',
       'LOG_FORMAT cannot be "xml": set it to text or json (how log lines are written)',
     ]);
+  });
+});
+
+describe('A secret in a file', () => {
+  let folder: string;
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'ff-relay-settings-'));
+  });
+  afterEach(() => rm(folder, { recursive: true }));
+  const shape = {
+    KEY: z.string().min(3).meta({ description: 'a key', expected: 'a longer one', secret: true }),
+    NAME: z.string().optional().meta(note),
+  };
+  const file = async (text: string) => {
+    await writeFile(join(folder, 'key'), text);
+    return join(folder, 'key');
+  };
+
+  it('is read without the space around it', async () => {
+    expect(readSettings(shape, { KEY_FILE: await file(' from a file\n') }).KEY).toBe('from a file');
+  });
+
+  it('is checked like any other, and not shown', async () => {
+    expect(faultsOf(shape, { KEY_FILE: await file('ab') })).toEqual([
+      'KEY cannot be used: set it to a longer one (a key)',
+    ]);
+  });
+
+  it('that is not there, or empty, is told of together with all other faults', async () => {
+    const missing = join(folder, 'missing');
+    expect(faultsOf(shape, { KEY_FILE: missing })).toEqual([
+      expect.stringMatching(/^KEY_FILE: ENOENT.*missing/),
+    ]);
+    expect(faultsOf(shape, { KEY_FILE: await file('\n') })).toEqual([
+      expect.stringMatching(/^KEY_FILE: .* is empty$/),
+    ]);
+  });
+
+  it('and one that is set are one too many', async () => {
+    expect(faultsOf(shape, { KEY: 'abc', KEY_FILE: await file('abc') })).toEqual([
+      'KEY and KEY_FILE are both set: leave one of them out',
+    ]);
+  });
+
+  it('is looked for only where the setting is a secret', () => {
+    expect(readSettings(shape, { KEY: 'abc', NAME_FILE: '/nowhere' }).NAME).toBeUndefined();
   });
 });

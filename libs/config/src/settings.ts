@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+
 import { z } from 'zod';
 
 /** Settings that cannot be used: every fault, each with what to write instead. */
@@ -20,7 +22,8 @@ export interface SettingNote extends Record<string, unknown> {
 
 /**
  * Reads the settings named by `shape` (environment variable → schema of its text). Empty text is unset, as
- * compose files write it. Throws SettingsError with all faults together.
+ * compose files write it. A secret may also stand in a file that `<NAME>_FILE` names, as container platforms mount it.
+ * Throws SettingsError with all faults together.
  */
 export function readSettings<Shape extends Record<string, z.ZodType>>(
   shape: Shape,
@@ -28,10 +31,15 @@ export function readSettings<Shape extends Record<string, z.ZodType>>(
 ): { [Name in keyof Shape]: z.infer<Shape[Name]> } {
   const faults: string[] = [];
   const settings = Object.entries(shape).map(([name, schema]) => {
-    const text = environment[name]?.trim() || undefined;
-    const read = schema.safeParse(text);
-    if (!read.success) faults.push(faultIn(name, text, schema));
-    return [name, read.data];
+    try {
+      const text = textOf(name, schema, environment);
+      const read = schema.safeParse(text);
+      if (!read.success) faults.push(faultIn(name, text, schema));
+      return [name, read.data];
+    } catch (error) {
+      faults.push((error as Error).message);
+      return [name, undefined];
+    }
   });
   if (faults.length > 0) throw new SettingsError(faults);
   return Object.fromEntries(settings) as { [Name in keyof Shape]: z.infer<Shape[Name]> };
@@ -49,6 +57,30 @@ export function neededBy(
     return [name, (next as z.ZodType).meta(schema.meta() ?? {})];
   });
   return { ...shape, ...Object.fromEntries(changed) } as Record<string, z.ZodType>;
+}
+
+/** The text of a setting; undefined if it is not set. Throws with what to change if a file that holds it is of no use. */
+function textOf(name: string, schema: z.ZodType, environment: NodeJS.ProcessEnv): string | undefined {
+  const text = environment[name]?.trim() || undefined;
+  const file = isSecret(schema) ? environment[`${name}_FILE`]?.trim() : undefined;
+  if (!file) return text;
+  if (text !== undefined) throw new Error(`${name} and ${name}_FILE are both set: leave one of them out`);
+  try {
+    return secretIn(file);
+  } catch (error) {
+    throw new Error(`${name}_FILE: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** The secret that a file holds, without the space around it. Throws if there is none. */
+function secretIn(file: string): string {
+  const secret = readFileSync(file, 'utf8').trim();
+  if (!secret) throw new Error(`${file} is empty`);
+  return secret;
+}
+
+function isSecret(schema: z.ZodType): boolean {
+  return (schema.meta() as SettingNote | undefined)?.secret === true;
 }
 
 function faultIn(name: string, text: string | undefined, schema: z.ZodType): string {
@@ -116,7 +148,8 @@ export const logFormat = () =>
 export function settingsTable(shape: Record<string, z.ZodType>): string {
   const rows = Object.entries(shape).map(([name, schema]) => {
     const { description, expected } = schema.meta() as unknown as SettingNote;
-    return `| \`${name}\` | ${standardOf(schema)} | ${expected} | ${description} |`;
+    const names = isSecret(schema) ? `\`${name}\` or \`${name}_FILE\`` : `\`${name}\``;
+    return `| ${names} | ${standardOf(schema)} | ${expected} | ${description} |`;
   });
   return ['| setting | default | write | what it does |', '| --- | --- | --- | --- |', ...rows, ''].join(
     '\n',

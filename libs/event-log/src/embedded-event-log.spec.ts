@@ -69,6 +69,7 @@ describe('The folder of an embedded log', () => {
     const bodies = async (stream: 'FF_FACTS' | 'FF_CHANGES') =>
       (await Array.fromAsync(log.history(stream, 's'))).flat().map(({ body }) => body);
     expect(await bodies('FF_CHANGES')).toEqual(['new']);
+    expect((await log.beginning('FF_CHANGES')).sequence).toBe(1);
     expect(await bodies('FF_FACTS')).toEqual(['old']);
     await log.close();
   });

@@ -116,6 +116,10 @@ export class EmbeddedEventLog extends EventLog {
     return this.position(stream, (await this.ask({ op: 'head', stream })) as number);
   }
 
+  async beginning(stream: OrderedStream): Promise<Position> {
+    return this.position(stream, (await this.ask({ op: 'beginning', stream })) as number);
+  }
+
   async *tail(
     stream: OrderedStream,
     after: Position | undefined,

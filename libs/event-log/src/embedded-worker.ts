@@ -54,6 +54,7 @@ export type Request =
   | { op: 'done'; stream: string; sequence: number }
   | { op: 'backlog'; stream: string }
   | { op: 'head'; stream: string }
+  | { op: 'beginning'; stream: string }
   | { op: 'after'; stream: string; sequence: number }
   | { op: 'lastOfSubjects'; stream: string; prefix: string }
   | { op: 'ofSubject'; stream: string; subject: string }
@@ -252,6 +253,11 @@ class LogFile {
     switch (request.op) {
       case 'head':
         return this.number('SELECT seq AS n FROM sqlite_sequence WHERE name = ?', table);
+      case 'beginning':
+        return this.number(
+          `SELECT coalesce((SELECT min(sequence) - 1 FROM ${table}), (SELECT seq FROM sqlite_sequence WHERE name = ?)) AS n`,
+          table,
+        );
       case 'backlog':
         return {
           ...this.queued,

@@ -1,6 +1,7 @@
 import { Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
 
 import { RelayConfig } from '#libs/config';
+import { ObservabilityModule, Telemetry } from '#libs/observability';
 
 import { EmbeddedEventLog } from './embedded-event-log.js';
 import { EventLog } from './event-log.js';
@@ -8,6 +9,7 @@ import { JetStreamEventLog } from './jetstream-event-log.js';
 
 /** The log of this process, opened at start and closed when all who use it have stopped. */
 @Module({
+  imports: [ObservabilityModule],
   providers: [
     {
       provide: EventLog,
@@ -26,7 +28,14 @@ import { JetStreamEventLog } from './jetstream-event-log.js';
   exports: [EventLog],
 })
 export class EventLogModule implements OnApplicationShutdown {
-  constructor(@Inject(EventLog) private readonly log: EventLog) {}
+  constructor(
+    @Inject(EventLog) private readonly log: EventLog,
+    @Inject(Telemetry) telemetry: Telemetry,
+  ) {
+    telemetry.gauge('ff_relay_log_reachable', '1 while the log can be reached', [], (set) =>
+      set(Number(log.reachable)),
+    );
+  }
 
   onApplicationShutdown(): Promise<void> {
     return this.log.close();

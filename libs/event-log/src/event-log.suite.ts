@@ -186,6 +186,14 @@ export function eventLogContract(adapter: string, create: () => Promise<LogUnder
         expect(history).toEqual(Array.from({ length: 64 }, (_, i) => String(i + 7)));
         expect(bodies(await all(log.latest('FF_FACTS')))).toEqual(['still here', '70']);
       });
+
+      it('begins after what was dropped', async () => {
+        expect((await log.beginning('FF_FACTS')).sequence).toBe(0);
+        const { epoch } = await append('dev.flag.busy', '1');
+        expect(await log.beginning('FF_FACTS')).toEqual({ epoch, sequence: 0 });
+        for (let i = 2; i <= 70; i++) await append('dev.flag.busy', String(i));
+        expect(await log.beginning('FF_FACTS')).toEqual({ epoch, sequence: 6 });
+      });
     });
 
     describe('a tail', () => {

@@ -109,6 +109,9 @@ export abstract class EventLog {
   /** Where the stream ends now; sequence 0 when it never had a message. */
   abstract head(stream: StreamName): Promise<Position>;
 
+  /** Before the first message that is kept: a reader that stands earlier has missed what was dropped since. */
+  abstract beginning(stream: OrderedStream): Promise<Position>;
+
   /**
    * All messages after a position, then those to come. `after` undefined starts with the first that is kept.
    * Throws UnknownEpoch if the position is not of this stream.

@@ -202,6 +202,14 @@ export class JetStreamEventLog extends EventLog {
     });
   }
 
+  beginning(stream: OrderedStream): Promise<Position> {
+    return this.finish(async (session) => {
+      const info = await this.ensure(session, stream);
+      const { messages, first_seq: first, last_seq: last } = info.state;
+      return { epoch: epochOf(info), sequence: messages > 0 ? first - 1 : last };
+    });
+  }
+
   tail(
     stream: OrderedStream,
     after: Position | undefined,

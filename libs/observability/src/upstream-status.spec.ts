@@ -13,6 +13,7 @@ describe('The status of the upstream', () => {
     expect(status.streamStatus).toEqual({ state: 'INITIALIZING', since: 1000 });
     expect(status.configStatus).toEqual({ state: 'FAILED_TO_SYNC', since: 1000 });
     expect(status.lastAgreedMs).toBeUndefined();
+    expect(status.dataAgeS).toBeUndefined();
   });
 
   it('tells since when the stream stands as it does', () => {
@@ -34,6 +35,10 @@ describe('The status of the upstream', () => {
     status.agreed();
     expect(status.configStatus).toEqual({ state: 'SYNCED', since: 2000 });
     expect(status.lastAgreedMs).toBe(5000);
+    clock.now = 7999;
+    expect(status.dataAgeS).toBe(2);
+    clock.now = 4000;
+    expect(status.dataAgeS).toBe(0);
   });
 
   it('takes over what another process reports, and knows when that one reports no more', () => {

@@ -48,9 +48,21 @@ export class UpstreamStatus {
     return this.current;
   }
 
+  /** Whether this process has the link itself, or was told of it by the one that has. */
+  get isKnown(): boolean {
+    return this.reporting || this.reportedAt !== undefined;
+  }
+
   /** When the log last agreed with the upstream, in ms since the epoch; undefined until it did. */
   get lastAgreedMs(): number | undefined {
     return this.lastAgreedAt;
+  }
+
+  /** Whole seconds since the log last agreed with the upstream; undefined until it did. */
+  get dataAgeS(): number | undefined {
+    if (this.lastAgreedAt === undefined) return undefined;
+    // Clocks of processes differ.
+    return Math.max(0, Math.floor((this.now() - this.lastAgreedAt) / 1000));
   }
 
   /** Whether this process has once compared everything with the upstream. */

@@ -63,11 +63,6 @@ describe('The fold of the log', () => {
     expect([after.complete, after.decided]).toEqual([false, true]);
   });
 
-  it('of one environment holds nothing about others', async () => {
-    await happen(environmentAdded(), environmentAdded('prod'), flagPublished('a', 1, 'prod'));
-    expect([...(await foldLog(log, 'prod')).states.keys()]).toEqual(['prod']);
-  });
-
   it('holds all facts up to its position, though more are appended while it is made', async () => {
     await happen(environmentAdded(), flagPublished('a', 1), flagPublished('b', 1));
     const fold = await foldLog(appendedMeanwhile(flagPublished('c', 1), flagPublished('a', 2)));

@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 
 import {
-  type EnvironmentFact,
+  environmentFactsIn,
   type EnvironmentState,
   type Fact,
   factIn,
@@ -35,11 +35,6 @@ export function factsIn(messages: readonly LoggedMessage[]): LoggedFact[] {
   });
 }
 
-/** The facts about environments among others. */
-export function ofEnvironments(facts: readonly LoggedFact[]): LoggedFact<EnvironmentFact>[] {
-  return facts.filter((logged): logged is LoggedFact<EnvironmentFact> => isEnvironmentFact(logged.fact));
-}
-
 /** The environments as the facts up to a position tell them. */
 export class LogFold {
   readonly states = new Map<string, EnvironmentState>();
@@ -52,17 +47,21 @@ export class LogFold {
 
   /** Folds more of the log in; repeats do no harm. @returns the environments concerned, as they were before */
   take(messages: readonly LoggedMessage[]): ReadonlyMap<string, EnvironmentState | undefined> {
-    const facts = factsIn(messages);
+    const last = messages.at(-1)?.position;
+    return last ? this.fold(factsIn(messages), last) : new Map();
+  }
+
+  /** The same, of messages that are read already. @param last where they end */
+  fold(facts: readonly LoggedFact[], last: Position): ReadonlyMap<string, EnvironmentState | undefined> {
+    if (last.epoch !== this.position.epoch) {
+      throw new UnknownEpoch(`the facts changed their epoch from ${this.position.epoch} to ${last.epoch}`);
+    }
     for (const { fact } of facts) {
       this.complete = isComplete(this.complete, fact);
       this.decided ||= !isEnvironmentFact(fact);
     }
-    const last = messages.at(-1)?.position;
-    if (last && last.epoch !== this.position.epoch) {
-      throw new UnknownEpoch(`the facts changed their epoch from ${this.position.epoch} to ${last.epoch}`);
-    }
-    if (last && last.sequence > this.position.sequence) this.position = last;
-    const concerned = ofEnvironments(facts);
+    if (last.sequence > this.position.sequence) this.position = last;
+    const concerned = environmentFactsIn(facts);
     const before = new Map(
       concerned.map(({ fact: { environment } }) => [environment, this.states.get(environment)]),
     );
@@ -71,32 +70,26 @@ export class LogFold {
   }
 }
 
-/**
- * What the log says now: exactly the facts up to the position of the result.
- *
- * @param environment its UUID, to fold only the facts about it
- */
-export async function foldLog(log: EventLog, environment?: string): Promise<LogFold> {
-  const prefix = environment === undefined ? '' : factSubjectsOf(environment);
+/** What the log says now: exactly the facts up to the position of the result. */
+export async function foldLog(log: EventLog): Promise<LogFold> {
   const head = await log.head('FF_FACTS');
   const fold = new LogFold(head);
-  for await (const messages of log.latest('FF_FACTS', prefix)) fold.take(messages);
+  for await (const messages of log.latest('FF_FACTS')) fold.take(messages);
   // What was appended meanwhile may show while what it stands beside does not: read on until both do.
   const last = fold.position.sequence;
-  if (last > head.sequence) await foldOn(log, fold, head, last, prefix);
+  if (last > head.sequence) await foldOn(log, fold, head, last);
   return fold;
 }
 
-/** Folds the facts after a position in, up to the one that is the last, or until the signal aborts. */
+/** Folds the facts after a position in, up to the one that is the last. @param subjectPrefix of those to fold */
 export async function foldOn(
   log: EventLog,
   fold: LogFold,
   after: Position | undefined,
   last: number,
   subjectPrefix = '',
-  signal: AbortSignal = new AbortController().signal,
 ): Promise<void> {
-  for await (const messages of log.tail('FF_FACTS', after, signal)) {
+  for await (const messages of log.tail('FF_FACTS', after, new AbortController().signal)) {
     fold.take(
       messages.filter(
         ({ subject, position }) => subject.startsWith(subjectPrefix) && position.sequence <= last,

@@ -5,12 +5,19 @@ export {
   type ConfigPage,
   type FetchedConfig,
   type StreamMessage,
+  unknownFieldsOfFlag,
+  unknownFieldsOfSegment,
   UnusableAnswer,
 } from './payloads.js';
+export { ProxyKey } from './proxy-key.js';
+export { ProxyKeyModule } from './proxy-key.module.js';
 export {
+  type CallObserver,
   SaasClient,
   type Session,
+  type SignedInTarget,
   type StreamEvent,
+  type UpstreamCall,
   UpstreamRefusal,
   UpstreamUnreachable,
 } from './saas-client.js';

@@ -1,5 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 
+import type { Flag, Segment } from '#libs/domain';
+
 import {
   claimsIn,
   configPageIn,
@@ -7,6 +9,8 @@ import {
   json,
   segmentsIn,
   streamMessageIn,
+  unknownFieldsOfFlag,
+  unknownFieldsOfSegment,
   UnusableAnswer,
 } from './payloads.js';
 
@@ -149,6 +153,7 @@ describe('A page of the configuration', () => {
   it('tells flags, target groups and SDK keys of each environment', () => {
     const told = { id: 'dev', apiKeys: [HASH], featureConfigs: [flag('a')], segments: [segment('beta')] };
     expect(configPageIn({ itemCount: 12, pageCount: 2, pageIndex: 0, environments: [told] })).toEqual({
+      unknownFields: [],
       itemCount: 12,
       pageCount: 2,
       environments: [
@@ -216,7 +221,10 @@ describe('A message of the stream', () => {
       environments: ['dev', 'prod'],
       apiKey: HASH,
     };
-    expect(streamMessageIn(JSON.stringify({ ...message, added: 'later' }))).toEqual(message);
+    expect(streamMessageIn(JSON.stringify({ ...message, added: 'later' }))).toEqual({
+      ...message,
+      unknownFields: ['message.added'],
+    });
   });
 
   it.each([
@@ -224,6 +232,7 @@ describe('A message of the stream', () => {
     ['null', { identifier: null, version: null, environment: null, environments: null, apiKey: null }],
   ])('has empty fields where they are %s', (_, rest) => {
     expect(streamMessageIn(JSON.stringify({ event: 'proxyKeyDeleted', domain: 'proxy', ...rest }))).toEqual({
+      unknownFields: [],
       event: 'proxyKeyDeleted',
       domain: 'proxy',
       identifier: '',
@@ -285,5 +294,27 @@ describe('A body that is no JSON', () => {
       '"<!DOCTYPE html><titl" is how it begins',
     );
     expect(() => json('<!DOCTYPE html><title>Sign in</title>')).not.toThrow('Sign in');
+  });
+});
+
+describe('Fields that the protocol does not document', () => {
+  it('are named by where they are, each once', () => {
+    const rule = {
+      priority: 1,
+      clauses: [{ attribute: 'a', op: 'equal', values: [], colour: 1 }],
+      serve: {},
+    };
+    const odd = flag('a', { rules: [rule, { ...rule, ruleId: 'r' }], parent: 'b' });
+    expect(unknownFieldsOfFlag(odd as unknown as Flag)).toEqual(['flag.rules.clauses.colour', 'flag.parent']);
+    expect(unknownFieldsOfSegment(segment('beta', { tags: [], shade: 2 }) as unknown as Segment)).toEqual([
+      'segment.shade',
+    ]);
+  });
+
+  it('are not searched for without end', () => {
+    const many = Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`${'x'.repeat(200)}${i}`, i]));
+    const found = unknownFieldsOfFlag(flag('a', many) as unknown as Flag);
+    expect(found.length).toBeLessThanOrEqual(20);
+    expect(Math.max(...found.map((name) => name.length))).toBeLessThanOrEqual(100);
   });
 });

@@ -14,9 +14,12 @@ const identifier = z
   .refine((text) => text.isWellFormed(), 'is no whole Unicode text');
 const version = z.int().nonnegative().nullish();
 const text = z.string().nullish();
+/** Documented, and of no consequence here: kept as it came. */
+const asItCame = z.unknown().optional();
 const apiKeyHash = z.string().regex(/^[0-9a-f]{64}$/, 'is no SHA-256 in lower-case hex');
 
 const clause = z.looseObject({
+  id: asItCame,
   attribute: z.string(),
   op: z.string(),
   values: z.array(z.string()),
@@ -31,7 +34,24 @@ const serve = z.looseObject({
     })
     .nullish(),
 });
-const listedTarget = z.looseObject({ identifier: z.string(), name: z.string() });
+const listedTarget = z.looseObject({
+  identifier: z.string(),
+  name: z.string(),
+  account: asItCame,
+  org: asItCame,
+  project: asItCame,
+  environment: asItCame,
+  anonymous: asItCame,
+  attributes: asItCame,
+  createdAt: asItCame,
+  segments: asItCame,
+});
+const variation = z.looseObject({
+  identifier: z.string(),
+  value: z.string(),
+  name: asItCame,
+  description: asItCame,
+});
 
 const flag = z.looseObject({
   feature: identifier,
@@ -39,10 +59,12 @@ const flag = z.looseObject({
   environment: z.string(),
   kind: z.enum(['boolean', 'int', 'string', 'json']),
   state: z.enum(['on', 'off']),
-  variations: z.array(z.looseObject({ identifier: z.string(), value: z.string() })),
+  variations: z.array(variation),
   offVariation: z.string(),
   defaultServe: serve,
-  rules: z.array(z.looseObject({ priority: z.int(), clauses: z.array(clause), serve })).nullish(),
+  rules: z
+    .array(z.looseObject({ ruleId: asItCame, priority: z.int(), clauses: z.array(clause), serve }))
+    .nullish(),
   prerequisites: z.array(z.looseObject({ feature: z.string(), variations: z.array(z.string()) })).nullish(),
   variationToTargetMap: z
     .array(
@@ -59,16 +81,25 @@ const flag = z.looseObject({
 const segment = z.looseObject({
   identifier,
   name: z.string(),
+  environment: asItCame,
+  tags: asItCame,
+  createdAt: asItCame,
+  modifiedAt: asItCame,
   included: z.array(listedTarget).nullish(),
   excluded: z.array(listedTarget).nullish(),
   rules: z.array(clause).nullish(),
-  servingRules: z.array(z.looseObject({ priority: z.int(), clauses: z.array(clause) })).nullish(),
+  servingRules: z
+    .array(z.looseObject({ ruleId: asItCame, priority: z.int(), clauses: z.array(clause) }))
+    .nullish(),
   version,
 });
 
 const configPage = z.looseObject({
   itemCount: z.int().nonnegative(),
   pageCount: z.int().nonnegative(),
+  pageIndex: asItCame,
+  pageSize: asItCame,
+  version: asItCame,
   environments: z.array(
     z.looseObject({
       id: identifier,
@@ -97,6 +128,7 @@ const authAnswer = z.looseObject({ authToken: headerText.min(1) });
 const tokenClaims = z.looseObject({
   account: headerText.nullish(),
   cluster_identifier: z.string().nullish(),
+  environments: z.array(z.string()).nullish(),
 });
 
 /** A list, less the entries that cannot be used, each with what is wrong with it. */
@@ -118,6 +150,8 @@ export interface ConfigPage {
   readonly itemCount: number;
   readonly pageCount: number;
   readonly environments: readonly FetchedConfig[];
+  /** Fields that the protocol does not document, which are passed over. */
+  readonly unknownFields: readonly string[];
 }
 
 /** A message of the account stream (protocol §3). Fields that do not matter to its kind are empty. */
@@ -130,12 +164,19 @@ export interface StreamMessage {
   readonly environments: readonly string[];
   /** SHA-256, lower-case hex. */
   readonly apiKey: string;
+  /** Fields that the protocol does not document, which are passed over. */
+  readonly unknownFields: readonly string[];
 }
 
 export interface TokenClaims {
   readonly account: string | undefined;
   readonly cluster: string;
+  /** What the token gives access to; undefined if it does not tell. */
+  readonly environments: ReadonlySet<string> | undefined;
 }
+
+/** Of one thing; more are not told. */
+const MOST_UNKNOWN_FIELDS = 20;
 
 /** Something that the upstream said and that cannot be understood. */
 export class UnusableAnswer extends Error {
@@ -153,6 +194,7 @@ export function segmentsIn(payload: unknown): CheckedList<Segment> {
 export function configPageIn(payload: unknown): ConfigPage {
   const page = checked(configPage, payload, 'a page of the configuration');
   return {
+    unknownFields: unknownFields(configPage, page, 'config'),
     itemCount: page.itemCount,
     pageCount: page.pageCount,
     environments: page.environments.map(({ id, featureConfigs, segments, apiKeys }) => ({
@@ -167,6 +209,7 @@ export function configPageIn(payload: unknown): ConfigPage {
 export function streamMessageIn(data: string): StreamMessage {
   const message = checked(streamMessage, json(data), 'a message of the stream');
   return {
+    unknownFields: unknownFields(streamMessage, message, 'message'),
     event: message.event,
     domain: message.domain,
     identifier: message.identifier ?? '',
@@ -180,7 +223,11 @@ export function streamMessageIn(data: string): StreamMessage {
 /** The token's claims; its signature is the upstream's business. */
 export function claimsIn(token: string): TokenClaims {
   const claims = checked(tokenClaims, payloadOf(token), 'the token');
-  return { account: claims.account || undefined, cluster: claims.cluster_identifier || '1' };
+  return {
+    account: claims.account || undefined,
+    cluster: claims.cluster_identifier || '1',
+    environments: claims.environments ? new Set(claims.environments) : undefined,
+  };
 }
 
 export function authTokenIn(payload: unknown): string {
@@ -229,6 +276,37 @@ function checkedList<Item>(
     }
   });
   return { items: [...items.values()], faults };
+}
+
+/** The fields of a flag that the protocol does not document, at any depth: `flag.rules.colour`. */
+export function unknownFieldsOfFlag(item: Flag): readonly string[] {
+  return unknownFields(flag, item, 'flag');
+}
+
+/** The same, of a target group: `segment.colour`. */
+export function unknownFieldsOfSegment(item: Segment): readonly string[] {
+  return unknownFields(segment, item, 'segment');
+}
+
+function unknownFields(schema: z.ZodType, value: unknown, path: string): readonly string[] {
+  const found = new Set<string>();
+  findUnknown(schema, value, path, found);
+  return [...found];
+}
+
+function findUnknown(schema: z.ZodType, value: unknown, path: string, found: Set<string>): void {
+  if (schema instanceof z.ZodOptional || schema instanceof z.ZodNullable) {
+    findUnknown(schema.unwrap() as z.ZodType, value, path, found);
+  } else if (schema instanceof z.ZodArray && Array.isArray(value)) {
+    for (const item of value) findUnknown(schema.element as z.ZodType, item, path, found);
+  } else if (schema instanceof z.ZodObject && typeof value === 'object' && value !== null) {
+    const documented = schema.shape as Record<string, z.ZodType>;
+    for (const [name, field] of Object.entries(value)) {
+      const known = Object.hasOwn(documented, name) ? documented[name] : undefined;
+      if (known) findUnknown(known, field, `${path}.${name}`, found);
+      else if (found.size < MOST_UNKNOWN_FIELDS) found.add(`${path}.${name}`.slice(0, 100));
+    }
+  }
 }
 
 function labelOf(entry: unknown): string | undefined {

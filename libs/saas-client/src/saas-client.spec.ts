@@ -5,17 +5,19 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from '@jest/globals';
 
 import {
+  type CallObserver,
   SaasClient,
   type Session,
   type StreamEvent,
   UnusableAnswer,
+  type UpstreamCall,
   UpstreamRefusal,
   UpstreamUnreachable,
 } from './index.js';
 
 const PROXY_KEY = '30000000-0000-4000-8000-00000000secret';
 const TOKEN = `e30.${Buffer.from('{"account":"acc","cluster_identifier":"2"}').toString('base64url')}.signature`;
-const SESSION: Session = { token: TOKEN, account: 'acc', cluster: '2' };
+const SESSION: Session = { token: TOKEN, account: 'acc', cluster: '2', environments: undefined };
 const FOREVER = new AbortController().signal;
 
 const cleanUps: (() => void)[] = [];
@@ -58,8 +60,11 @@ async function given(answer: RequestListener, streamIdleTimeoutMs = 30_000) {
   cleanUps.push(stop);
   const { port } = server.address() as AddressInfo;
   const baseUrl = `http://127.0.0.1:${port}/api/1.0`;
+  const calls: UpstreamCall[] = [];
+  const observe: CallObserver = (call) => void calls.push(call);
   return {
-    client: new SaasClient({ baseUrl, proxyKey: PROXY_KEY, streamIdleTimeoutMs }),
+    client: new SaasClient({ baseUrl, proxyKey: { current: PROXY_KEY }, streamIdleTimeoutMs, observe }),
+    calls,
     baseUrl,
     seen,
     port,
@@ -165,7 +170,11 @@ describe('A post of counts', () => {
 
   it('goes to an address of its own, if there is one', async () => {
     const { baseUrl, seen } = await given(text('null'));
-    const options = { baseUrl: 'http://127.0.0.1:1', proxyKey: PROXY_KEY, streamIdleTimeoutMs: 1000 };
+    const options = {
+      baseUrl: 'http://127.0.0.1:1',
+      proxyKey: { current: PROXY_KEY },
+      streamIdleTimeoutMs: 1000,
+    };
     await new SaasClient({ ...options, metricsUrl: baseUrl }).postMetrics(SESSION, report, FOREVER);
     expect(seen).toHaveLength(1);
   });
@@ -195,6 +204,38 @@ describe('A post of counts', () => {
   it('without an answer is unreachable', async () => {
     const { client } = await given((_, response) => response.destroy());
     expect(await failure(client.postMetrics(SESSION, report, FOREVER))).toBeInstanceOf(UpstreamUnreachable);
+  });
+});
+
+describe('A target', () => {
+  const target = { identifier: 'anna', name: 'Anna', anonymous: false, attributes: { plan: 'pro', n: [1] } };
+
+  it('is registered as if its SDK had signed in, without a session', async () => {
+    const { client, seen } = await given(json({ authToken: TOKEN }));
+    await client.registerTarget('an-sdk-key', target, FOREVER);
+    expect(seen).toMatchObject([
+      { line: 'POST /api/1.0/client/auth', query: {}, headers: { 'content-type': 'application/json' } },
+    ]);
+    expect(JSON.parse(seen[0]?.body ?? '')).toEqual({ apiKey: 'an-sdk-key', target });
+    expect(seen[0]?.headers).not.toHaveProperty('authorization');
+  });
+
+  it.each([302, 400, 401, 500])(
+    'that is answered with %d was not, and no error shows the key',
+    async (code) => {
+      const { client } = await given(status(code, { 'retry-after': '7', location: '/elsewhere' }));
+      const error = await failure(client.registerTarget('an-sdk-key', target, FOREVER));
+      expect(error).toMatchObject({ name: 'UpstreamRefusal', status: code, retryAfterMs: 7000 });
+      expect(shown(error)).not.toContain('an-sdk-key');
+    },
+  );
+
+  it('whose answer does not come is given up when it is told so', async () => {
+    const stop = new AbortController();
+    const { client } = await given(() => stop.abort());
+    const error = await failure(client.registerTarget('an-sdk-key', target, stop.signal));
+    expect(error).toBeInstanceOf(UpstreamUnreachable);
+    expect(shown(error)).not.toContain('an-sdk-key');
   });
 });
 
@@ -346,7 +387,9 @@ describe('An answer that is none', () => {
     stop();
     for (const host of ['127.0.0.1', 'localhost']) {
       const baseUrl = `http://${host}:${port}`;
-      const error = await read(new SaasClient({ baseUrl, proxyKey: PROXY_KEY, streamIdleTimeoutMs: 30_000 }));
+      const error = await read(
+        new SaasClient({ baseUrl, proxyKey: { current: PROXY_KEY }, streamIdleTimeoutMs: 30_000 }),
+      );
       expect(error).toBeInstanceOf(UpstreamUnreachable);
       expect(String(error)).toMatch(/GET \/client\/env\/dev\/feature-configs: .*ECONNREFUSED/);
     }
@@ -356,6 +399,61 @@ describe('An answer that is none', () => {
     const stopping = new AbortController();
     const { client } = await given(() => stopping.abort());
     expect(await failure(client.flags(SESSION, 'dev', stopping.signal))).toBeInstanceOf(UpstreamUnreachable);
+  });
+});
+
+describe('Whoever observes', () => {
+  const aCall = (call: Partial<UpstreamCall>) => ({ durationMs: expect.any(Number), ...call });
+
+  it('is told of each call by its route, and never by what stands in it', async () => {
+    const page = { itemCount: 1, pageCount: 1, environments: [{ id: 'a b' }] };
+    const report = { environment: 'a b', counts: [], targets: [] };
+    const answers = [{ authToken: TOKEN }, page, page, [], []];
+    const { client, calls } = await given((request, response) => {
+      response.writeHead(request.url?.includes('/metrics/') ? 202 : 200);
+      response.end(JSON.stringify(answers.shift() ?? {}));
+    });
+    await client.authenticate(FOREVER);
+    await all(client.configPages(SESSION, FOREVER));
+    await all(client.configPages(SESSION, FOREVER, 'a b'));
+    await client.flags(SESSION, 'a b', FOREVER);
+    await client.segments(SESSION, 'a b', FOREVER);
+    await client.postMetrics(SESSION, report, FOREVER);
+    await client.stream(SESSION, FOREVER);
+    expect(calls).toEqual([
+      aCall({ route: '/proxy/auth', environment: undefined, code: 200 }),
+      aCall({ route: '/proxy/config', environment: undefined, code: 200 }),
+      aCall({ route: '/proxy/config', environment: 'a b', code: 200 }),
+      aCall({ route: '/client/env/:environment/feature-configs', environment: 'a b', code: 200 }),
+      aCall({ route: '/client/env/:environment/target-segments', environment: 'a b', code: 200 }),
+      aCall({ route: '/metrics/:environment', environment: 'a b', code: 202 }),
+      aCall({ route: '/stream', environment: undefined, code: 200 }),
+    ]);
+  });
+
+  it.each<[string, UpstreamCall['code'], RequestListener]>([
+    ['a refusal', 503, status(503)],
+    ['an answer that cannot be used', 'unusable', text('<html>')],
+    ['a connection that breaks', 'unreachable', (request) => request.socket.destroy()],
+    [
+      'an answer that breaks off',
+      'unreachable',
+      (request, response) => {
+        response.writeHead(200, { 'content-length': 100 });
+        response.write('[', () => request.socket.destroy());
+      },
+    ],
+  ])('is told of %s', async (_, code, answer) => {
+    const { client, calls } = await given(answer);
+    await failure(client.flags(SESSION, 'dev', FOREVER));
+    expect(calls.map((call) => call.code)).toEqual([code]);
+  });
+
+  it('is told of a call that was given up', async () => {
+    const stopping = new AbortController();
+    const { client, calls } = await given(() => stopping.abort());
+    await failure(client.flags(SESSION, 'dev', stopping.signal));
+    expect(calls.map((call) => call.code)).toEqual(['aborted']);
   });
 });
 
@@ -380,6 +478,38 @@ async function givenStream(signal = FOREVER, streamIdleTimeoutMs = 30_000) {
 const patch = (identifier: string) =>
   `event: *\ndata: {"domain":"flag","event":"patch","identifier":"${identifier}"}\n\n`;
 const named = (identifier: string) => expect.objectContaining({ domain: 'flag', event: 'patch', identifier });
+
+describe('An answer that takes its time', () => {
+  const silenceMs = 1000;
+  const slowly =
+    (everyMs: number, times: number): RequestListener =>
+    (_, response) => {
+      response.write('[');
+      const dripping = setInterval(() => {
+        if (times-- > 0) response.write(' ');
+        else response.end(']');
+      }, everyMs);
+      response.on('close', () => clearInterval(dripping));
+    };
+  const read = async (answer: RequestListener) => {
+    const { baseUrl } = await given(answer);
+    const client = new SaasClient({
+      baseUrl,
+      proxyKey: { current: PROXY_KEY },
+      streamIdleTimeoutMs: 1000,
+      readTimeoutMs: silenceMs,
+    });
+    return client.flags(SESSION, 'dev', FOREVER);
+  };
+
+  it('is read to its end as long as bytes come', async () => {
+    expect(await read(slowly(silenceMs / 20, 40))).toEqual({ items: [], faults: [] });
+  });
+
+  it('is given up when none come', async () => {
+    await expect(read(slowly(100 * silenceMs, 1))).rejects.toThrow(/no byte for 1 s/);
+  });
+});
 
 describe('The stream', () => {
   it('is asked for with the token and the proxy key', async () => {

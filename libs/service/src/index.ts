@@ -1,2 +1,4 @@
-export { processOf, runRole } from './run-role.js';
-export { expectFreePort, listenFailure, runService, StartupError } from './run-service.js';
+export { Channel } from './channel.js';
+export { ManagementServer, PrometheusServer } from './management-server.js';
+export { processOf, runRole, workerOf } from './run-role.js';
+export { couldNotStart, expectFreePort, listenFailure, runService, StartupError } from './run-service.js';

@@ -5,13 +5,14 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 
-import { StatusBoard } from '#libs/observability';
+import { StatusBoard, Telemetry } from '#libs/observability';
 
 import { StartupError } from './index.js';
-import { ManagementServer } from './management-server.js';
+import { ManagementServer, PrometheusServer } from './management-server.js';
 
 describe('The management port', () => {
   let board: StatusBoard;
+  let telemetry: Telemetry;
   let server: ManagementServer;
   let port: number;
   let projectorReady: boolean;
@@ -22,7 +23,8 @@ describe('The management port', () => {
     projectorReady = false;
     board.show('gateway', () => ({ ready: true, streams: 3 }));
     board.show('projector', () => ({ ready: projectorReady }));
-    server = new ManagementServer(board);
+    telemetry = new Telemetry();
+    server = new ManagementServer(board, telemetry);
     port = await server.listen('127.0.0.1', 0);
   });
   afterEach(() => server.close());
@@ -42,6 +44,14 @@ describe('The management port', () => {
     expect(await get('/readyz')).toEqual({ status: 200, body: { ready: true } });
   });
 
+  it('says why a part is not ready, where that part does', async () => {
+    board.show('gateway', () => ({ ready: false, notReadyBecause: 'it stops' }));
+    expect(await get('/readyz')).toEqual({
+      status: 503,
+      body: { ready: false, notReady: ['gateway', 'projector'], reasons: { gateway: 'it stops' } },
+    });
+  });
+
   it('shows what every part says', async () => {
     expect((await get('/status')).body).toEqual({
       startedAt: expect.any(String),
@@ -51,14 +61,49 @@ describe('The management port', () => {
     });
   });
 
+  it('shows what the process counts, as Prometheus reads it', async () => {
+    telemetry.counter('ff_relay_test_total', 'a test', ['kind']).inc({ kind: 'first' });
+    const response = await fetch(`http://127.0.0.1:${port}/metrics`);
+    expect(response.status).toBe(200);
+    expect(response.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
+    expect(await response.text()).toContain('\nff_relay_test_total{kind="first"} 1\n');
+  });
+
   it('says what to do when it is taken', async () => {
     const other = createServer().listen(0, '127.0.0.1');
     await once(other, 'listening');
     const taken = (other.address() as AddressInfo).port;
-    const second = new ManagementServer(board);
+    const second = new ManagementServer(board, telemetry);
     await expect(second.listen('127.0.0.1', taken)).rejects.toThrow(StartupError);
     await expect(second.listen('127.0.0.1', taken)).rejects.toThrow('set MANAGEMENT_PORT to another port');
     await second.close();
+    other.close();
+  });
+});
+
+describe('The port of Prometheus', () => {
+  let server: PrometheusServer;
+
+  beforeEach(() => {
+    Logger.overrideLogger(false);
+    server = new PrometheusServer(new Telemetry());
+  });
+  afterEach(() => server.close());
+
+  it('answers /metrics and nothing else', async () => {
+    const port = await server.listen('127.0.0.1', 0);
+    const statusOf = async (path: string) => (await fetch(`http://127.0.0.1:${port}${path}`)).status;
+    expect(await statusOf('/metrics')).toBe(200);
+    expect(await statusOf('/status')).toBe(404);
+  });
+
+  it('says what to do when it is taken', async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    await once(other, 'listening');
+    const { port } = other.address() as AddressInfo;
+    const listening = server.listen('127.0.0.1', port);
+    await expect(listening).rejects.toThrow(StartupError);
+    await expect(listening).rejects.toThrow('set PROMETHEUS_PORT to another port');
     other.close();
   });
 });

@@ -3,51 +3,105 @@ import type { AddressInfo } from 'node:net';
 import { Logger } from '@nestjs/common';
 import { fastify, type FastifyInstance } from 'fastify';
 
-import type { StatusBoard } from '#libs/observability';
+import { type PartStatus, Telemetry } from '#libs/observability';
 
 import { listenFailure } from './run-service.js';
 
+/** What is asked for the state of every part: of this process, or of those that it started. */
+interface Board {
+  look(): Record<string, PartStatus> | Promise<Record<string, PartStatus>>;
+}
+
+interface Pages {
+  page(): Promise<string>;
+}
+
 /**
  * Answers whoever looks after the process, on a port of its own: `/livez` (200 as long as it runs), `/readyz` (200 when
- * every part is ready, else 503 with those that are not), `/status` (what every part says).
+ * every part is ready, else 503 with those that are not), `/status` (what every part says), `/metrics` (for Prometheus).
  */
 export class ManagementServer {
   private readonly server: FastifyInstance = fastify({ forceCloseConnections: true });
   private readonly startedAt = new Date().toISOString();
 
-  constructor(private readonly board: StatusBoard) {
+  constructor(
+    private readonly board: Board,
+    telemetry: Pages,
+  ) {
     this.server.addHook('onRequest', async (_, reply) => void reply.header('cache-control', 'no-store'));
     this.server.get('/livez', () => ({ live: true }));
     this.server.get('/readyz', async (_, reply) => {
-      const notReady = this.notReady();
-      await reply
-        .status(notReady.length === 0 ? 200 : 503)
-        .send({ ready: notReady.length === 0, ...(notReady.length > 0 && { notReady }) });
+      const notReady = notReadyIn(await this.board.look());
+      const reasons = notReady.flatMap(([part, { notReadyBecause }]) =>
+        notReadyBecause ? [[part, notReadyBecause]] : [],
+      );
+      await reply.status(notReady.length === 0 ? 200 : 503).send({
+        ready: notReady.length === 0,
+        ...(notReady.length > 0 && { notReady: notReady.map(([part]) => part) }),
+        ...(reasons.length > 0 && { reasons: Object.fromEntries(reasons) }),
+      });
     });
-    this.server.get('/status', () => ({
-      startedAt: this.startedAt,
-      ready: this.notReady().length === 0,
-      ...this.board.look(),
-    }));
+    this.server.get('/status', async () => {
+      const parts = await this.board.look();
+      return { startedAt: this.startedAt, ready: notReadyIn(parts).length === 0, ...parts };
+    });
+    answerMetrics(this.server, telemetry);
   }
 
   /** @returns the port that it took, also for 0. Throws StartupError when it cannot listen there. */
   async listen(host: string, port: number): Promise<number> {
-    try {
-      await this.server.listen({ host, port });
-    } catch (error) {
-      throw listenFailure(error, host, port, 'MANAGEMENT_PORT');
-    }
-    const { port: taken } = this.server.server.address() as AddressInfo;
-    new Logger('Management').log(`Answering /livez, /readyz and /status on port ${taken}`);
+    const taken = await listenOn(this.server, host, port, 'MANAGEMENT_PORT');
+    new Logger('Management').log(`Answering /livez, /readyz, /status and /metrics on port ${taken}`);
     return taken;
   }
 
   close(): Promise<void> {
     return this.server.close();
   }
+}
 
-  private notReady(): string[] {
-    return Object.entries(this.board.look()).flatMap(([part, { ready }]) => (ready ? [] : [part]));
+function notReadyIn(parts: Record<string, PartStatus>): [part: string, status: PartStatus][] {
+  return Object.entries(parts).filter(([, { ready }]) => !ready);
+}
+
+/** Answers `/metrics`, and nothing else, on a port of its own, for whoever sets PROMETHEUS_PORT. */
+export class PrometheusServer {
+  private readonly server: FastifyInstance = fastify({ forceCloseConnections: true });
+
+  constructor(telemetry: Pages) {
+    answerMetrics(this.server, telemetry);
   }
+
+  /** @returns the port that it took, also for 0. Throws StartupError when it cannot listen there. */
+  async listen(host: string, port: number): Promise<number> {
+    const taken = await listenOn(this.server, host, port, 'PROMETHEUS_PORT');
+    new Logger('Management').log(`Answering /metrics on port ${taken}`);
+    return taken;
+  }
+
+  close(): Promise<void> {
+    return this.server.close();
+  }
+}
+
+function answerMetrics(server: FastifyInstance, telemetry: Pages): void {
+  server.get('/metrics', async (_, reply) => {
+    await reply
+      .headers({ 'content-type': Telemetry.CONTENT_TYPE, 'cache-control': 'no-store' })
+      .send(await telemetry.page());
+  });
+}
+
+async function listenOn(
+  server: FastifyInstance,
+  host: string,
+  port: number,
+  setting: string,
+): Promise<number> {
+  try {
+    await server.listen({ host, port });
+  } catch (error) {
+    throw listenFailure(error, host, port, setting);
+  }
+  return (server.server.address() as AddressInfo).port;
 }

@@ -11,7 +11,12 @@ class Service {}
 
 /** The modules of some roles, as one process with its settings and its management port. */
 export function processOf(config: RelayConfig, roles: readonly Type[]): DynamicModule {
-  return { module: Service, imports: [ConfigModule.of(config), ManagementModule, ...roles] };
+  return workerOf(config, [ManagementModule, ...roles]);
+}
+
+/** The same without the port: as a worker of a process that has it. */
+export function workerOf(config: RelayConfig, roles: readonly Type[]): DynamicModule {
+  return { module: Service, imports: [ConfigModule.of(config), ...roles] };
 }
 
 /** Runs a role that nobody connects to as this process. */

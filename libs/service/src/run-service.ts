@@ -1,7 +1,9 @@
+import cluster from 'node:cluster';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 
-import { Logger, type INestApplicationContext } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
+import { z } from 'zod';
 
 import { SettingsError } from '#libs/config';
 
@@ -17,18 +19,17 @@ export class StartupError extends Error {
  * @param shutdownGraceMs how long a stop may take before the process ends anyway
  */
 export async function runService(
-  start: () => Promise<{ readonly app: INestApplicationContext; readonly shutdownGraceMs: number }>,
+  start: () => Promise<{ readonly app: { close(): Promise<void> }; readonly shutdownGraceMs: number }>,
 ): Promise<void> {
-  let stopRequested = false;
-  const stopEarly = () => process.exit(0);
-  const signals = ['SIGTERM', 'SIGINT'] as const;
+  let stop: (reason: string) => void = () => process.exit(0);
+  // The same listeners from start to end: a signal that comes while they change places is lost.
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(signal));
   // A parent that dies closes its channel.
-  for (const event of [...signals, 'disconnect']) process.once(event, stopEarly);
+  process.once('disconnect', () => stop('the process that started it is gone'));
   try {
     const { app, shutdownGraceMs } = await start();
-    const stop = (reason: string) => {
-      if (stopRequested) return;
-      stopRequested = true;
+    stop = (reason) => {
+      stop = () => undefined;
       new Logger('Service').log(`Stopping (${reason})`);
       setTimeout(() => process.exit(0), shutdownGraceMs).unref();
       app.close().then(
@@ -39,14 +40,27 @@ export async function runService(
         },
       );
     };
-    for (const event of [...signals, 'disconnect']) process.off(event, stopEarly);
-    for (const signal of signals) process.on(signal, () => stop(signal));
-    process.once('disconnect', () => stop('the process that started it is gone'));
     process.send?.('ready');
   } catch (error) {
-    console.error(messageFor(error));
+    await tellWhy(messageFor(error));
     process.exit(1);
   }
+}
+
+const failedStart = z.object({ couldNotStart: z.string() });
+
+/** Why a worker could not start, if that is what it says. */
+export function couldNotStart(message: unknown): string | undefined {
+  return failedStart.safeParse(message).data?.couldNotStart;
+}
+
+/** What keeps one worker from starting may keep all from it, and is said once by the process that started them. */
+async function tellWhy(message: string): Promise<void> {
+  if (!cluster.isWorker) console.error(message);
+  else
+    await new Promise((sent) =>
+      process.send?.({ couldNotStart: message } satisfies z.infer<typeof failedStart>, sent),
+    );
 }
 
 function messageFor(error: unknown): string {

@@ -1,0 +1,228 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { apiKeysOf, type EnvironmentState, flagsOf, segmentsOf } from '#libs/domain';
+import { foldLog, statesIn } from '#libs/projection';
+
+import { Chance } from './chance.js';
+import { eventually, SdkSession } from './clients.js';
+import { type CallFault, FaultLink, type MessageFault } from './fault-link.js';
+import { QUICK, type QuickRelay, startQuickRelay } from './quick-relay.js';
+import { SmallSdk } from './small-sdk.js';
+import { ENVIRONMENTS, hashOf, keyOf, listed, UpstreamWorld } from './upstream-world.js';
+
+const CHANGES = 150;
+/** By when everybody must know, after the last fault: some rounds of every wait, also on a machine that is busy. */
+const AGREE_WITHIN_MS = 10_000;
+
+export interface SoakOptions {
+  readonly seed: number;
+  /** By how much a read of the upstream may lag behind what it tells; 0 for not at all. */
+  readonly lagMs: number;
+}
+
+/**
+ * One life of a relay at the hands of chance: anything changes upstream while anything happens to the link. When the
+ * link heals, everybody must agree, and must have been told. Throws with what was done last if not.
+ */
+export async function soak({ seed, lagMs }: SoakOptions): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'ff-relay-soak-'));
+  const world = await UpstreamWorld.start(new Chance(seed * 2), QUICK.heartbeatMs);
+  const link = await FaultLink.to(world.server.url);
+  const chance = new Chance(seed * 2 + 1);
+  const happened: string[] = [];
+  const happens = (what: string) => void happened.push(`${Math.round(performance.now())} ${what}`);
+  const relays: Promise<QuickRelay>[] = [];
+  const sdks: SmallSdk[] = [];
+  const start = () => {
+    const relay = startQuickRelay(folder, link.url, happens);
+    relays.push(relay);
+    return relay;
+  };
+  const stop = async () => {
+    await Promise.all(sdks.splice(0).map((sdk) => sdk.stop()));
+    for (const relay of relays.splice(0)) await (await relay.catch(() => undefined))?.stop();
+  };
+  try {
+    const lagsUntil = new Map<string, number>();
+    link.onCall = (name) => {
+      // A replica that lags does so for a while, and not all that is read comes from it.
+      if (lagMs > 0 && chance.happens(0.1)) lagsUntil.set(name, Date.now() + 200);
+      const fault = Date.now() < (lagsUntil.get(name) ?? 0) ? { staleMs: lagMs } : callFault(chance);
+      if (fault) happens(`${name}: ${JSON.stringify(fault)}`);
+      return fault;
+    };
+    link.onMessage = (data) => {
+      const fault = messageFault(chance);
+      if (fault) happens(`message ${JSON.stringify(fault)}: ${data.slice(9)}`);
+      return fault;
+    };
+    const starting = start();
+    const listen = async () => {
+      const { url } = await starting;
+      sdks.push(...ENVIRONMENTS.map((id) => new SmallSdk(url, id)));
+      for (const sdk of sdks) sdk.start();
+    };
+    const listening = listen();
+    listening.catch(() => undefined);
+    for (let i = 0; i < CHANGES; i++) {
+      world.change();
+      if (chance.happens(0.02)) link.endStreams(chance.of(['reset', 'end', 'silence']) ?? 'end');
+      await passes(chance.below(15));
+    }
+    await link.calm();
+    happens('the link is sound');
+
+    const relay = await starting;
+    await listening;
+    await eventually(
+      () => disagreement(relay, world, sdks),
+      (difference) => difference === undefined,
+      AGREE_WITHIN_MS,
+    );
+    happens('all agree');
+    const steppedBack = sdks.flatMap((sdk) => sdk.steppedBack);
+    if (steppedBack.length > 0) throw new Error(`somebody saw time go back: ${steppedBack.join(', ')}`);
+
+    const before = await ends(relay);
+    await stop();
+    const again = await start();
+    await eventually(
+      () => again.status.lastAgreedMs,
+      (agreed) => agreed !== undefined,
+      AGREE_WITHIN_MS,
+    );
+    const after = await ends(again);
+    if (after !== before)
+      throw new Error(`a restart in which nothing changed wrote: ${before} became ${after}`);
+  } catch (error) {
+    const done = [...world.done.map((line) => `${line} (upstream)`), ...happened].toSorted(byTime);
+    throw new Error(`seed ${seed}: ${String(error)}\nWhat was done last:\n${done.slice(-150).join('\n')}`, {
+      cause: error,
+    });
+  } finally {
+    await link.calm();
+    await stop();
+    await link.close();
+    world.close();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+function callFault(chance: Chance): CallFault | undefined {
+  if (chance.happens(0.7)) return undefined;
+  const refused = (answer: number, headers = {}, body = '') => ({ answer, headers, body });
+  return chance.of<() => CallFault>([
+    () => 'reset',
+    () => ({ part: chance.next(), how: 'reset' }),
+    () => ({ part: chance.next(), how: 'end' }),
+    () => ({ lateMs: chance.below(100) }),
+    () => ({ lateMs: chance.below(100) }),
+    () => ({ silentMs: chance.below(200) }),
+    () => refused(chance.of([500, 502, 503, 504]) ?? 500),
+    () => refused(chance.of([401, 403, 404]) ?? 401),
+    () => refused(429, { 'retry-after': String(chance.below(10)) }),
+    () => refused(200, { 'content-type': 'text/html' }, '<html><body>Sign in to this network</body></html>'),
+    () => refused(200),
+    () =>
+      refused(200, {}, chance.of(['[]', '{}', 'null', '{"itemCount":0,"pageCount":0,"environments":[]}'])),
+  ])?.();
+}
+
+function messageFault(chance: Chance): MessageFault | undefined {
+  if (chance.happens(0.75)) return undefined;
+  return chance.of<() => MessageFault>([
+    () => 'lost',
+    () => 'lost',
+    () => 'twice',
+    () => ({ lateMs: chance.below(100) }),
+    () => ({ lateMs: chance.below(100) }),
+    () => ({
+      after:
+        chance.of(['data: {"event":', '<html>', 'data: [1]', 'event: *\ndata: {"event":"x","domain":"y"}']) ??
+        '',
+    }),
+    () => 'reset',
+    () => 'end',
+    () => 'silence',
+  ])?.();
+}
+
+/** Where somebody has something else than the upstream; undefined if nobody has. */
+async function disagreement(
+  relay: QuickRelay,
+  world: UpstreamWorld,
+  sdks: readonly SmallSdk[],
+): Promise<string | undefined> {
+  const upstream = world.environments;
+  const places: [string, ReadonlyMap<string, EnvironmentState>][] = [
+    ['the log', (await foldLog(relay.log)).states],
+    ['the store', await statesIn(relay.store)],
+  ];
+  for (const [place, states] of places) {
+    const there = [...states.values()].filter(({ exists }) => exists).map(({ id }) => id);
+    const odd = [...new Set([...there, ...Object.keys(upstream)])].find(
+      (id) => !there.includes(id) || !upstream[id],
+    );
+    if (odd) return `${place} ${there.includes(odd) ? 'still holds' : 'lacks'} ${odd}`;
+    for (const [id, environment] of Object.entries(upstream)) {
+      const state = states.get(id);
+      const held = state && {
+        flags: flagsOf(state),
+        segments: segmentsOf(state),
+        apiKeys: apiKeysOf(state),
+      };
+      const difference = differenceOf(JSON.stringify(held), JSON.stringify(listed(environment)));
+      if (difference) return `${place} of ${id}: ${difference}`;
+    }
+  }
+  for (const [i, id] of ENVIRONMENTS.entries()) {
+    const environment = upstream[id];
+    const isLetIn = environment?.apiKeys.includes(hashOf(keyOf(id))) === true;
+    const sdk = sdks[i];
+    if (!environment || !isLetIn) {
+      if (sdk?.knows) return `the SDK of ${id} is still let in`;
+      continue;
+    }
+    const { flags, segments } = listed(environment);
+    const session = await SdkSession.signIn(relay.url, { id, serverKey: keyOf(id) });
+    const told = { flags: JSON.stringify(flags), segments: JSON.stringify(segments) };
+    const served = {
+      flags: await session.flags(),
+      segments: await (await session.get('target-segments?rules=v2')).text(),
+    };
+    const difference =
+      differenceOf(JSON.stringify(served), JSON.stringify(told)) ??
+      differenceOf(JSON.stringify(sdk?.knows), JSON.stringify(told));
+    if (difference) return `what is served of ${id}, or what its SDK was told: ${difference}`;
+  }
+  return undefined;
+}
+
+function differenceOf(has = 'nothing', upstream: string): string | undefined {
+  if (has === upstream) return undefined;
+  let at = 0;
+  while (has[at] === upstream[at]) at++;
+  const from = Math.max(0, at - 300);
+  return `…${has.slice(from, at + 60)}… instead of …${upstream.slice(from, at + 60)}…`;
+}
+
+/** Where facts and notices end, once there is a notice of each fact. */
+async function ends({ log }: QuickRelay): Promise<string> {
+  const { sequence } = await log.head('FF_FACTS');
+  await eventually(
+    async () => ((await log.recall('projector')) as { sequence: number } | undefined)?.sequence,
+    (told) => told === sequence,
+  );
+  return JSON.stringify([await log.head('FF_FACTS'), await log.head('FF_CHANGES')]);
+}
+
+function byTime(a: string, b: string): number {
+  return Number.parseInt(a) - Number.parseInt(b);
+}
+
+function passes(ms: number): Promise<void> {
+  return delay(ms);
+}
