@@ -249,7 +249,8 @@ describe('SDKs that come and go between two gateways, which lag and restart', ()
             versions.set(step.name, version);
             await world.happens(published(step.name, version));
           } else if (step.does === 'remove') {
-            const version = versions.get(step.name) ?? 1;
+            const version = flagIn(world.now, step.name)?.version;
+            if (version === undefined) continue;
             await world.happens({ type: 'FlagRemoved', environment: DEV, identifier: step.name, version });
           } else if (step.does === 'connect') {
             const gateway = gateways[step.gateway];
@@ -266,7 +267,7 @@ describe('SDKs that come and go between two gateways, which lag and restart', ()
           const gateway = gateways[i < 2 ? 0 : 1];
           if (gateway && !sdk.isConnected) sdk.connect(gateway);
         }
-        for (let marker = 0; !sdks.every((sdk) => sdk.isLevel); marker++) {
+        for (let marker = 0; marker === 0 || !sdks.every((sdk) => sdk.isLevel); marker++) {
           await world.happens(published(`marker-${marker}`, 1));
           for (const gateway of gateways) gateway.advance(Number.MAX_SAFE_INTEGER);
           const deadline = Date.now() + 10_000;
