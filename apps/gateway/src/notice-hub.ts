@@ -226,13 +226,7 @@ export class NoticeHub {
     let batch = made.batches.get(name);
     if (!batch) {
       const missed = after === undefined ? 'unknown' : changes.between(after, until);
-      const notices =
-        missed === 'unknown' ? everything(state, changes) : missed.map((last) => asItIs(state, last));
-      const data = notices.flatMap((notice) => sdkEvent(notice) ?? []);
-      // Whoever has the last of them has them all.
-      batch = new EventBatch(
-        data.map((one, i) => ({ data: one, position: i === data.length - 1 ? told : undefined })),
-      );
+      batch = new EventBatch(missed === 'unknown' ? all(state, changes, told) : news(state, missed, told));
       made.batches.set(name, batch);
     }
     return batch;
@@ -377,6 +371,21 @@ function asItIs(state: EnvironmentState, { kind, environment, identifier, versio
   return now
     ? { event: 'patch', kind, environment, identifier, version: now.version ?? 0 }
     : { event: 'delete', kind, environment, identifier, version };
+}
+
+/** What of that is to be told, in the order of the log: whoever heard one of them has heard all that came before it. */
+function news(state: EnvironmentState, missed: readonly Change[], told: Position): readonly StreamEvent[] {
+  return missed.flatMap((last, i) => {
+    const data = sdkEvent(asItIs(state, last));
+    const position = i === missed.length - 1 ? told : { epoch: told.epoch, sequence: last.sequence };
+    return data === undefined ? [] : [{ data, position }];
+  });
+}
+
+/** Whoever has the last of all has them all. */
+function all(state: EnvironmentState, changes: EnvironmentChanges, told: Position): readonly StreamEvent[] {
+  const data = everything(state, changes).flatMap((notice) => sdkEvent(notice) ?? []);
+  return data.map((one, i) => ({ data: one, position: i === data.length - 1 ? told : undefined }));
 }
 
 /** All that is there, and the removal of what is known to have been. */
