@@ -1765,7 +1765,8 @@ describe('Changes that come together', () => {
 
   it('share writes of less than a segment, each in a chunk of its own, and the first waits for nobody', async () => {
     const { stream, upstream, serverSide } = await start();
-    const wire = await stream();
+    // The other environment was just told something, to find the stream open.
+    const wire = await stream(PROD_KEY);
     const server = serverSide(wire);
     const writes: string[] = [];
     const write = server?.write.bind(server);
@@ -1779,7 +1780,7 @@ describe('Changes that come together', () => {
     await Promise.all(
       Array.from({ length: 100 }, (_, i) =>
         upstream.tell(
-          { event: 'delete', kind: 'flag', environment: DEV, identifier: `f${i}`, version: 1 },
+          { event: 'delete', kind: 'flag', environment: PROD, identifier: `f${i}`, version: 1 },
           head,
         ),
       ),
