@@ -1,32 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client, Event } from '@harnessio/ff-nodejs-server-sdk';
 
-import { Admin, eventually } from './support/clients.js';
+import { Admin, eventually, ownMemory } from './support/clients.js';
 import { type Deployment, DEPLOYMENTS } from './support/deployments.js';
 import { DEMO } from './support/processes.js';
-
-/** By default the SDK clients of a process share one cache and one file; these have their own. */
-function ownMemory() {
-  const values = new Map<string, unknown>();
-  function* keys() {
-    for (const key of values.keys()) yield key;
-  }
-  return {
-    cache: {
-      get: (key: string) => values.get(key),
-      set: (key: string, value: unknown) => void values.set(key, value),
-      // What changes is read from the store again.
-      delete: () => undefined,
-      keys,
-    },
-    store: {
-      get: async <T>(key: string) => values.get(key) as T,
-      set: async (key: string, value: unknown) => values.set(key, value) && (true as const),
-      del: async (key: string) => values.delete(key),
-      keys: async () => keys(),
-    },
-  };
-}
 
 const target = { identifier: 'anna@example.com', name: 'Anna', attributes: {} };
 

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from '@harnessio/ff-nodejs-server-sdk';
 
-import { Admin, eventually, SdkSession } from './support/clients.js';
+import { Admin, eventually, SdkSession, ownMemory } from './support/clients.js';
 import { type Deployment, DEPLOYMENTS } from './support/deployments.js';
 import { DEMO } from './support/processes.js';
 
@@ -113,26 +113,3 @@ describe.each(DEPLOYMENTS)('A stream of the relay as %s', (_name, deploy) => {
     await eventually(darkMode, (value) => !value, 50_000);
   }, 120_000);
 });
-
-/** By default the SDK clients of a process share one cache and one file; this has its own. */
-function ownMemory() {
-  const values = new Map<string, unknown>();
-  function* keys() {
-    for (const key of values.keys()) yield key;
-  }
-  return {
-    cache: {
-      get: (key: string) => values.get(key),
-      set: (key: string, value: unknown) => void values.set(key, value),
-      // What changes is read from the store again.
-      delete: () => undefined,
-      keys,
-    },
-    store: {
-      get: async <T>(key: string) => values.get(key) as T,
-      set: async (key: string, value: unknown) => values.set(key, value) && (true as const),
-      del: async (key: string) => values.delete(key),
-      keys: async () => keys(),
-    },
-  };
-}

@@ -181,3 +181,26 @@ export async function upstreamFlags(
   );
   return response.text();
 }
+
+/** Options of a Harness Node SDK client: by default those of one process share one cache and one file. */
+export function ownMemory() {
+  const values = new Map<string, unknown>();
+  function* keys() {
+    for (const key of values.keys()) yield key;
+  }
+  return {
+    cache: {
+      get: (key: string) => values.get(key),
+      set: (key: string, value: unknown) => void values.set(key, value),
+      // What changes is read from the store again.
+      delete: () => undefined,
+      keys,
+    },
+    store: {
+      get: async <T>(key: string) => values.get(key) as T,
+      set: async (key: string, value: unknown) => values.set(key, value) && (true as const),
+      del: async (key: string) => values.delete(key),
+      keys: async () => keys(),
+    },
+  };
+}

@@ -70,20 +70,7 @@ export class Telemetry {
     labelNames: readonly Label[],
     read: (set: SetSeries<Label>) => void,
   ): void {
-    const look = this.lookFor(name, read);
-    const gauge = new Gauge<Label>({
-      name,
-      help,
-      labelNames,
-      registers: [],
-      collect() {
-        this.reset();
-        // Without labels, it would be 0 now.
-        this.remove({});
-        look((value, labels) => this.set((labels ?? {}) as Record<Label, string>, value));
-      },
-    });
-    this.registry.registerMetric(gauge);
+    this.show(Gauge, name, help, labelNames, read);
   }
 
   /** The same, of what only grows as long as the process lives. */
@@ -93,19 +80,30 @@ export class Telemetry {
     labelNames: readonly Label[],
     read: (set: SetSeries<Label>) => void,
   ): void {
+    this.show(Counter, name, help, labelNames, read);
+  }
+
+  private show<Label extends string>(
+    Kind: typeof Gauge | typeof Counter,
+    name: string,
+    help: string,
+    labelNames: readonly Label[],
+    read: (set: SetSeries<Label>) => void,
+  ): void {
     const look = this.lookFor(name, read);
-    const counter = new Counter<Label>({
+    const metric = new Kind<Label>({
       name,
       help,
       labelNames,
       registers: [],
       collect() {
         this.reset();
+        // Without labels, it would be 0 now.
         this.remove({});
         look((value, labels) => this.inc((labels ?? {}) as Record<Label, string>, value));
       },
     });
-    this.registry.registerMetric(counter);
+    this.registry.registerMetric(metric);
   }
 
   /** A look that fails leaves out what it did not say, and is logged once. */
