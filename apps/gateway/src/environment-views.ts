@@ -25,11 +25,11 @@ const UNKNOWN_EPOCH_MS = 10_000;
 
 const NOT_FILLED = 'the log was lost, and the one that takes its place is not filled yet';
 
-/** An SDK key that opens an environment no longer. */
+/** An SDK key that opens an environment no longer, or an environment that nothing opens, since it is gone. */
 export interface Revocation {
   readonly environment: string;
-  /** SHA-256, lower-case hex. */
-  readonly apiKey: string;
+  /** SHA-256, lower-case hex; undefined when the environment is gone. */
+  readonly apiKey?: string;
 }
 
 /** An environment that changed without facts that led from one state to the other. */
@@ -99,7 +99,7 @@ export class EnvironmentViews {
     return this.view?.position;
   }
 
-  /** The SDK keys that are revoked, each when no request is let in with it any more. */
+  /** What is revoked, when no request is let in with it any more. */
   get revoked(): Observable<Revocation> {
     return this.revocations;
   }
@@ -300,8 +300,9 @@ export class EnvironmentViews {
     for (const apiKey of before ? apiKeysOf(before) : []) {
       if (keys.has(apiKey)) continue;
       this.reassign(apiKey, id);
-      this.revocations.next({ environment: id, apiKey });
+      if (now?.exists) this.revocations.next({ environment: id, apiKey });
     }
+    if (before?.exists && !now?.exists) this.revocations.next({ environment: id });
   }
 
   /** A key that an environment lets go of opens another that lists it too, or none. */

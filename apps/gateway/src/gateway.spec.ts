@@ -1412,6 +1412,25 @@ describe('A gateway with BYPASS_AUTH', () => {
     expect((await call('GET', '/stream', { authorization: 'Bearer x' })).status).toBe(400);
     expect((await call('GET', '/stream', { 'API-Key': 'none' })).status).toBe(401);
   });
+
+  it('ends every stream of an environment that is gone, by whatever it was opened', async () => {
+    const { port, upstream } = await bypassing();
+    const opened = async (headers: Record<string, string>) => {
+      const wire = new Wire(port);
+      wire.send('GET', '/stream', headers);
+      await wire.until(':\n\n');
+      return wire;
+    };
+    const forged = (environment: string) => ({
+      authorization: `Bearer ${token({ apiKey: 'auth-key-x', environment }, { secret: 'x' })}`,
+    });
+    const wires = [await opened(forged(DEV)), await opened({ 'API-Key': DEV_KEY })];
+    const other = await opened(forged(PROD));
+    await upstream.happens(removed(DEV), flag('c', 1, PROD));
+    await Promise.all(wires.map(({ closed }) => closed));
+    for (const { body } of wires) expect(body.endsWith('0\r\n\r\n')).toBe(true);
+    await other.until('"identifier":"c"');
+  });
 });
 
 describe('The target of a sign-in', () => {
