@@ -22,6 +22,7 @@ import type { SignedInTarget } from '#libs/saas-client';
 
 import { EnvironmentBytes } from './environment-bytes.js';
 import { EnvironmentViews } from './environment-views.js';
+import { GatewayTelemetry } from './gateway-telemetry.js';
 import { MetricsIntake } from './metrics-intake.js';
 import type { ReadyAnswer } from './ready-answer.js';
 import { RememberedTargets } from './remembered-targets.js';
@@ -55,12 +56,13 @@ export class ClientApiController {
     @Inject(TargetForwarder) private readonly forwarder: TargetForwarder | undefined,
     @Inject(UpstreamStatus) private readonly upstream: UpstreamStatus,
     @Inject(SdkEvaluations) private readonly evaluations: SdkEvaluations,
+    @Inject(GatewayTelemetry) private readonly telemetry: GatewayTelemetry,
     @Inject(RelayConfig) private readonly config: RelayConfig,
   ) {}
 
   @Post('client/auth')
   @HttpCode(200)
-  signIn(@Body() body: unknown): { authToken: string } {
+  signIn(@Body() body: unknown, @Req() request: FastifyRequest): { authToken: string } {
     const read = signIn.safeParse(body);
     if (!read.success) {
       const faults = read.error.issues.map(
@@ -70,6 +72,7 @@ export class ClientApiController {
     }
     const { apiKey, target } = read.data;
     const { authToken, environment } = this.access.signIn(apiKey, Date.now());
+    this.telemetry.letIn(request, environment);
     if (target) {
       const known = signedIn(target);
       this.remembered.remember(environment, known);

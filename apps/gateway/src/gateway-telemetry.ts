@@ -66,6 +66,8 @@ export class GatewayTelemetry {
   private readonly propagation: Histogram;
   private readonly unanswered: Counter;
   private readonly versions = new Map<string, Set<string>>();
+  /** By requests whose paths do not name it. */
+  private readonly environments = new WeakMap<FastifyRequest, string>();
 
   constructor(
     private readonly telemetry: Telemetry,
@@ -126,6 +128,11 @@ export class GatewayTelemetry {
     });
   }
 
+  /** A request was let into an environment that its path does not name. */
+  letIn(request: FastifyRequest, environment: string): void {
+    this.environments.set(request, environment);
+  }
+
   showStreams(hub: {
     openStreamsByEnvironment(): Iterable<readonly [environment: string, streams: number]>;
   }): void {
@@ -182,11 +189,13 @@ export class GatewayTelemetry {
     return versions.has(keyOf(sdk)) ? sdk : { ...sdk, sdk_version: OTHER };
   }
 
-  private answered({ routeOptions, params, headers }: FastifyRequest, reply: FastifyReply): void {
+  private answered(request: FastifyRequest, reply: FastifyReply): void {
+    const { routeOptions, params, headers } = request;
     const { url = 'unmatched' } = routeOptions;
     const { statusCode } = reply;
     if (UNCOUNTED.has(url) || (url === '/stream' && statusCode === 200)) return;
-    this.requests.inc({ url, envID: this.admitted(params, statusCode), code: statusCode });
+    const envID = this.environments.get(request) ?? this.admitted(params, statusCode);
+    this.requests.inc({ url, envID, code: statusCode });
     this.durations.observe({ url }, reply.elapsedTime / 1000);
     const length = headers['content-length'];
     if (length !== undefined) this.lengths.observe(Math.min(Number(length), MOST_LENGTH));

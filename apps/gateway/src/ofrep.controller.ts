@@ -11,6 +11,7 @@ import { UpstreamStatus } from '#libs/observability';
 
 import { EnvironmentViews } from './environment-views.js';
 import { Evaluator } from './evaluator.js';
+import { GatewayTelemetry } from './gateway-telemetry.js';
 import { type OfrepEntry, ofrepEntry, OfrepFault, targetInContext } from './ofrep-payloads.js';
 import { SdkAccess } from './sdk-access.js';
 import { SdkError, SdkErrorFilter } from './sdk-error.js';
@@ -47,6 +48,7 @@ export class OfrepController {
     @Inject(Evaluator) private readonly evaluator: Evaluator,
     @Inject(EnvironmentViews) private readonly views: EnvironmentViews,
     @Inject(UpstreamStatus) private readonly upstream: UpstreamStatus,
+    @Inject(GatewayTelemetry) private readonly telemetry: GatewayTelemetry,
     @Inject(RelayConfig) private readonly config: RelayConfig,
   ) {}
 
@@ -79,14 +81,14 @@ export class OfrepController {
   }
 
   /** The body is read once it is known who sends it. */
-  private async asked({
-    headers,
-    raw,
-  }: FastifyRequest): Promise<{ readonly state: EnvironmentState; readonly target: Target }> {
+  private async asked(
+    request: FastifyRequest,
+  ): Promise<{ readonly state: EnvironmentState; readonly target: Target }> {
+    const { headers, raw } = request;
     const key = headers['x-api-key'];
     const authorise = () =>
       this.access.authoriseKey(headers.authorization, typeof key === 'string' ? key : undefined);
-    authorise();
+    this.telemetry.letIn(request, authorise().state.id);
     const target = targetInContext(await textOf(raw, this.config.ofrepBodyLimitBytes));
     return { state: authorise().state, target };
   }

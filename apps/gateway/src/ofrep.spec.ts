@@ -286,6 +286,30 @@ describe('OFREP', () => {
     expect(refused.headers.get('access-control-expose-headers')).toMatch(/etag.*retry-after/);
   });
 
+  it('is counted for the environment of its key, and for none if it is refused, as are sign-ins', async () => {
+    const other = await serve([{ id: DEV, flags: [aFlag('f', 'string', 'v')] }]);
+    const ask = (path: string, headers: Record<string, string>, body: object) =>
+      other.call('POST', path, headers, JSON.stringify(body));
+    await ask(FLAGS, KEY, anna);
+    await ask(`${FLAGS}/f`, KEY, anna);
+    await ask(`${FLAGS}/f`, KEY, {});
+    await ask(FLAGS, { 'x-api-key': 'unknown' }, anna);
+    await other.signIn(DEV);
+    await ask('/client/auth', {}, { apiKey: 'unknown' });
+    await other.stop();
+    const counted = (await other.telemetry.page()).matchAll(
+      /^ff_proxy_http_requests_total\{url="(.*)",envID="(.*)",code="(.*)"\} (\d+)$/gm,
+    );
+    expect([...counted].map(([, ...labels]) => labels)).toEqual([
+      [FLAGS, DEV, '200', '1'],
+      [`${FLAGS}/:key`, DEV, '200', '1'],
+      [`${FLAGS}/:key`, DEV, '400', '1'],
+      [FLAGS, '', '401', '1'],
+      ['/client/auth', DEV, '200', '1'],
+      ['/client/auth', '', '401', '1'],
+    ]);
+  });
+
   it('answers any body with a status that OFREP knows', async () => {
     const values = fc.anything({ withNullPrototype: false, maxDepth: 3 });
     const bodies = fc.oneof(
