@@ -1,55 +1,32 @@
-import { createHash, createHmac } from 'node:crypto';
+import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
-import { Inject, Module, type OnModuleInit } from '@nestjs/common';
-import { ModuleRef } from '@nestjs/core';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import fc from 'fast-check';
 
-import { RelayConfig } from '#libs/config';
 import {
   type EnvironmentFact,
-  type EnvironmentState,
-  evolve,
   type Fact,
-  factBody,
-  factSubject,
   type Flag,
   type MetricsReport,
   type Notice,
-  noticeBody,
-  noticeOf,
-  noticeSubject,
-  type Position,
   reportIn,
   type Segment,
-  unknownEnvironment,
 } from '#libs/domain';
-import { EventLog } from '#libs/event-log';
 import { StatusBoard, UpstreamStatus } from '#libs/observability';
-import { StateStore } from '#libs/state-store';
 
-import { EnvironmentViews } from './environment-views.js';
-import { GatewayModule } from './gateway.module.js';
-import { NoticeHub } from './notice-hub.js';
 import { RememberedTargets } from './remembered-targets.js';
-import { serveGateway } from './serve-gateway.js';
+import { callsOf, cleanUp, cleanUps, SECRET, sha256, startEmpty, Wire } from './serving.suite.js';
 
 const DEV = '10000000-0000-4000-8000-000000000001';
 const PROD = '10000000-0000-4000-8000-000000000002';
 const DEV_KEY = 'dev-key';
 const OTHER_DEV_KEY = 'other-dev-key';
 const PROD_KEY = 'prod-key';
-const SECRET = 'a secret of at least 32 characters';
-
-const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
 const aFlag = (feature: string, version = 1): Flag => ({
   project: 'demo',
@@ -109,111 +86,14 @@ const ACCOUNT: readonly Fact[] = [
   keyAdded(PROD_KEY, PROD),
 ];
 
-const cleanUps: (() => unknown)[] = [];
-async function cleanUp() {
-  for (const clean of cleanUps.splice(0).toReversed()) await clean();
-}
-
-/** What the projector would say to the gateway: facts, and after each its notice. */
-class Upstream {
-  private readonly states = new Map<string, EnvironmentState>();
-  private ids = 0;
-  constructor(
-    readonly log: EventLog,
-    private readonly views: EnvironmentViews,
-  ) {}
-
-  /** Appends facts and their notices. Returns when the gateway holds them. */
-  async happens(...facts: readonly Fact[]): Promise<void> {
-    const positions = await Promise.all(facts.map((fact) => this.append(fact)));
-    for (const [i, position] of positions.entries()) {
-      const fact = facts[i];
-      if (!fact || !('environment' in fact)) continue;
-      const before = this.states.get(fact.environment) ?? unknownEnvironment(fact.environment);
-      this.states.set(fact.environment, evolve(before, fact, position.sequence));
-      await this.tell(noticeOf(before, fact), position);
-    }
-    const last = positions.at(-1);
-    if (last) await this.views.caughtUp(last);
-  }
-
-  append(fact: Fact): Promise<Position> {
-    const id = `fact-${++this.ids}`;
-    return this.log.append('FF_FACTS', {
-      subject: factSubject(fact),
-      id,
-      body: factBody(fact, { id, time: 1 }),
-    });
-  }
-
-  tell(notice: Notice, of: Position): Promise<Position> {
-    const id = `notice-${++this.ids}`;
-    const body = noticeBody(notice, of, { id, time: 1 });
-    return this.log.append('FF_CHANGES', { subject: noticeSubject(notice), id, body });
-  }
-}
-
-interface Starting {
-  readonly upstream: Upstream;
-  readonly views: EnvironmentViews;
-  readonly hub: NoticeHub;
-  readonly upstreamStatus: UpstreamStatus;
-  /** Resolves once it serves. */
-  readonly serving: Promise<NestFastifyApplication>;
-}
-
-/** Starts the real server, as a process does, over an empty log. */
-async function startEmpty(settings: NodeJS.ProcessEnv = {}): Promise<Starting> {
-  const folder = await mkdtemp(join(tmpdir(), 'gateway-'));
-  const config = new RelayConfig({
-    PROXY_KEY: 'not-used-here',
-    AUTH_SECRET: SECRET,
-    DATA_DIR: folder,
-    HOST: '127.0.0.1',
-    PORT: '0',
-    MANAGEMENT_PORT: '0',
-    LOG_LEVEL: 'ERROR',
-    STREAM_REPLAY: '0',
-    ...settings,
-  });
-  const wired = Promise.withResolvers<ModuleRef>();
-  @Module({ imports: [GatewayModule] })
-  class Root implements OnModuleInit {
-    constructor(@Inject(ModuleRef) private readonly parts: ModuleRef) {}
-    async onModuleInit() {
-      const [log, store] = [
-        this.parts.get(EventLog, { strict: false }),
-        this.parts.get(StateStore, { strict: false }),
-      ];
-      const { epoch } = await log.head('FF_FACTS');
-      await store.begin({ position: { epoch, sequence: 0 }, complete: false, writer: 'nobody' });
-      wired.resolve(this.parts);
-    }
-  }
-  const serving = serveGateway('gateway', config, [Root]);
-  serving.catch(wired.reject);
-  const parts = await wired.promise;
-  const part = <Part>(type: abstract new (...given: never[]) => Part): Part =>
-    parts.get(type, { strict: false });
-  const [log, views, hub] = [part(EventLog), part(EnvironmentViews), part(NoticeHub)];
-  const upstreamStatus = part(UpstreamStatus);
-  // As the process that has the link would say.
-  if (config.closeStreamsOnUpstreamLoss) {
-    upstreamStatus.reporting = true;
-    upstreamStatus.stream('CONNECTED');
-  }
-  cleanUps.push(async () => {
-    await (await serving).close();
-    await rm(folder, { recursive: true });
-  });
-  return { upstream: new Upstream(log, views), views, hub, upstreamStatus, serving };
-}
-
 type Gateway = Awaited<ReturnType<typeof start>>;
 
 /** A gateway that serves two environments, and what SDKs do with it. */
 async function start(facts: readonly Fact[] = [], settings?: NodeJS.ProcessEnv) {
-  const { upstream, views, hub, upstreamStatus, serving } = await startEmpty(settings);
+  const { upstream, views, hub, upstreamStatus, serving } = await startEmpty({
+    STREAM_REPLAY: '0',
+    ...settings,
+  });
   await upstream.happens(...ACCOUNT, ...facts, snapshot);
   const app = await serving;
   const server = app.getHttpServer();
@@ -224,25 +104,8 @@ async function start(facts: readonly Fact[] = [], settings?: NodeJS.ProcessEnv) 
   const serverSide = ({ socket }: Wire) => sockets.find(({ remotePort }) => remotePort === socket.localPort);
   const url = `http://127.0.0.1:${port}`;
 
-  const call = async (
-    method: string,
-    path: string,
-    headers: Record<string, string> = {},
-    body?: string | Buffer,
-  ) => {
-    const response = await fetch(`${url}${path}`, { method, headers, ...(body !== undefined && { body }) });
-    const text = await response.text();
-    return {
-      status: response.status,
-      headers: response.headers,
-      text,
-      json: () => JSON.parse(text) as unknown,
-    };
-  };
-  const signIn = async (key = DEV_KEY) => {
-    const { json } = await call('POST', '/client/auth', {}, JSON.stringify({ apiKey: key }));
-    return (json() as { authToken: string }).authToken;
-  };
+  const { call, signIn: signInWith } = callsOf(url);
+  const signIn = (key = DEV_KEY) => signInWith(key);
   const bearer = async (key = DEV_KEY) => ({ authorization: `Bearer ${await signIn(key)}` });
   const read = async (path: string, key = DEV_KEY, environment = key === PROD_KEY ? PROD : DEV) =>
     call('GET', `/client/env/${environment}/${path}`, await bearer(key));
@@ -280,79 +143,6 @@ async function start(facts: readonly Fact[] = [], settings?: NodeJS.ProcessEnv) 
     stream,
     serverSide,
   };
-}
-
-/** A connection, byte for byte. */
-class Wire {
-  readonly socket: Socket;
-  readonly closed: Promise<unknown>;
-  text = '';
-  private isClosed = false;
-
-  constructor(port: number) {
-    this.socket = connect(port, '127.0.0.1');
-    this.socket.setEncoding('latin1').on('data', (text) => (this.text += String(text)));
-    this.socket.on('error', () => undefined);
-    this.closed = once(this.socket, 'close').then(() => (this.isClosed = true));
-    cleanUps.push(() => this.socket.destroy());
-  }
-
-  send(method: string, path: string, headers: Record<string, string>, version = '1.1'): void {
-    const lines = Object.entries({ host: 'relay', ...headers }).map(
-      ([name, value]) => `${name}: ${value}\r\n`,
-    );
-    this.socket.write(`${method} ${path} HTTP/${version}\r\n${lines.join('')}\r\n`);
-  }
-
-  /** Everything so far, once it contains the text. */
-  async until(text: string): Promise<string> {
-    for (let seen = 0; !this.text.includes(text, seen - text.length);) {
-      seen = this.text.length;
-      if (this.isClosed) throw new Error(`closed before ${JSON.stringify(text)} came: ${this.text}`);
-      await Promise.race([once(this.socket, 'data'), this.closed]);
-    }
-    return this.text;
-  }
-
-  get head(): string {
-    return this.text.slice(0, this.text.indexOf('\r\n\r\n')).toLowerCase();
-  }
-  get body(): string {
-    return this.text.slice(this.text.indexOf('\r\n\r\n') + 4);
-  }
-  /** The body's chunks, each as it was framed. */
-  get chunks(): string[] {
-    const chunks: string[] = [];
-    for (let rest = this.body; rest !== '';) {
-      const sizeEnd = rest.indexOf('\r\n');
-      const size = Number.parseInt(rest.slice(0, sizeEnd), 16);
-      const end = sizeEnd + 2 + size;
-      if (rest.slice(end, end + 2) !== '\r\n') throw new Error(`this is no chunk: ${JSON.stringify(rest)}`);
-      chunks.push(rest.slice(sizeEnd + 2, end));
-      rest = rest.slice(end + 2);
-    }
-    return chunks;
-  }
-  get events(): {
-    event: string;
-    domain: string;
-    identifier: string;
-    version: number;
-    id: string | undefined;
-  }[] {
-    return this.chunks.flatMap((chunk) => {
-      const [, id, data] = /^event: \*\n(?:id: (.*)\n)?data: (.*)\n\n$/.exec(chunk) ?? [];
-      return data === undefined ? [] : [{ ...JSON.parse(data), id }];
-    });
-  }
-  /** What it heard, in short: `patch a 2`. */
-  get heard(): string[] {
-    return this.events.map(({ event, identifier, version }) => `${event} ${identifier} ${version}`);
-  }
-  /** What its reader says when it comes again. */
-  get lastEventId(): string {
-    return this.events.findLast(({ id }) => id !== undefined)?.id ?? '';
-  }
 }
 
 const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
