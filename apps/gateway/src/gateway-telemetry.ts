@@ -5,6 +5,7 @@ import type { MetricsReport } from '#libs/domain';
 import type { Telemetry } from '#libs/observability';
 
 import type { EnvironmentViews } from './environment-views.js';
+import type { Reader } from './stream-events.js';
 
 /** Seconds; reads of a loaded environment are far below the first. */
 const REQUEST_BUCKETS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -15,6 +16,9 @@ const PROPAGATION_BUCKETS_S = [0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 /** Whoever watches the relay asks these, more often than any SDK. */
 const UNCOUNTED = new Set(['/health', '/metrics']);
+
+/** Where streams are opened. */
+const STREAMS: Readonly<Record<Reader, string>> = { harness: '/stream', openfeature: '/ofrep/v1/events' };
 
 const SDK_TYPES = new Set(['server', 'client', 'mobile']);
 /** In lower case: SDKs of one language differ in how they write it. */
@@ -142,9 +146,9 @@ export class GatewayTelemetry {
   }
 
   /** An SDK opened a stream. Its request counts now: it ends hours later, or never. */
-  streamOpened(environment: string): void {
+  streamOpened(environment: string, reader: Reader): void {
     this.opened.inc({ topic: environment });
-    this.requests.inc({ url: '/stream', envID: environment, code: 200 });
+    this.requests.inc({ url: STREAMS[reader], envID: environment, code: 200 });
   }
 
   streamLetGo(reason: LetGo): void {
@@ -193,7 +197,8 @@ export class GatewayTelemetry {
     const { routeOptions, params, headers } = request;
     const { url = 'unmatched' } = routeOptions;
     const { statusCode } = reply;
-    if (UNCOUNTED.has(url) || (url === '/stream' && statusCode === 200)) return;
+    const isStream = url === STREAMS.harness || url === STREAMS.openfeature;
+    if (UNCOUNTED.has(url) || (isStream && statusCode === 200)) return;
     const envID = this.environments.get(request) ?? this.admitted(params, statusCode);
     this.requests.inc({ url, envID, code: statusCode });
     this.durations.observe({ url }, reply.elapsedTime / 1000);

@@ -125,7 +125,8 @@ class Sdk {
       else this.known?.set(identifier, now);
     });
     this.connection = connection;
-    gateway.hub.add(DEV, 'key', connection.response, this.sendsIds ? this.lastEventId : undefined);
+    const opening = { environment: DEV, apiKey: 'key', reader: 'harness' } as const;
+    gateway.hub.add(opening, connection.response, this.sendsIds ? this.lastEventId : undefined);
   }
 
   disconnect(): void {

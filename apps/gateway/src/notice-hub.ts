@@ -21,7 +21,7 @@ import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log
 import type { EnvironmentViews, Jump } from './environment-views.js';
 import type { GatewayTelemetry } from './gateway-telemetry.js';
 import { type Change, type EnvironmentChanges, LastChanges } from './last-changes.js';
-import { OpenStreams, type Stream, type StreamLimits } from './open-streams.js';
+import { OpenStreams, type Stream, type StreamLimits, type StreamOpening } from './open-streams.js';
 import { sdkEvent } from './sdk-payloads.js';
 import { EventBatch, type EventId, eventIdIn, logName, type StreamEvent } from './stream-events.js';
 
@@ -127,11 +127,11 @@ export class NoticeHub {
    * Takes over a response whose headers are written, with `Connection: close`, since some SDKs see only the connection
    * end, and tells it what its reader missed.
    */
-  add(environment: string, apiKey: string, response: ServerResponse, lastEventId?: string): void {
-    this.flush(environment);
-    const stream = this.streams.open(environment, apiKey, response, this.told?.sequence);
+  add(opening: StreamOpening, response: ServerResponse, lastEventId?: string): void {
+    this.flush(opening.environment);
+    const stream = this.streams.open(opening, response, this.told?.sequence);
     const heard = eventIdIn(lastEventId);
-    const changes = this.told && this.changes.of(environment);
+    const changes = this.told && this.changes.of(opening.environment);
     if (this.missesNothing(heard)) stream.isLevel = true;
     else if (changes && !this.isAhead(heard)) this.replay(stream, heard, changes, Date.now());
     else void this.catchUp(stream, heard, Date.now());

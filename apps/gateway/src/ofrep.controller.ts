@@ -13,8 +13,9 @@ import { EnvironmentViews } from './environment-views.js';
 import { Evaluator } from './evaluator.js';
 import { GatewayTelemetry } from './gateway-telemetry.js';
 import { type OfrepEntry, ofrepEntry, OfrepFault, targetInContext } from './ofrep-payloads.js';
-import { SdkAccess } from './sdk-access.js';
+import { type Access, SdkAccess } from './sdk-access.js';
 import { SdkError, SdkErrorFilter } from './sdk-error.js';
+import { EVENTS } from './stream.controller.js';
 
 const FLAGS = 'ofrep/v1/evaluate/flags';
 
@@ -55,14 +56,18 @@ export class OfrepController {
   @Post(FLAGS)
   @HttpCode(200)
   async all(@Req() request: FastifyRequest, @Res() reply: FastifyReply): Promise<void> {
-    const { state, target } = await this.asked(request);
+    // A provider may have been told of a change by another gateway.
+    const { access, target } = await this.asked(request, () => this.views.level());
+    const { state } = access;
     const entries = this.evaluator.evaluateAll(state, target).map((answer) => this.entryOf(state, answer));
     const flags = `[${entries.map(({ text }) => `${text}}}`).join(',')}]`;
+    const streams = this.eventStreams(access);
     // A weak one, since it says nothing of the metadata: that is new each second.
-    const tag = `W/"${createHash('sha256').update(flags).digest('base64url')}"`;
+    const tag = `W/"${createHash('sha256').update(flags).update(streams).digest('base64url')}"`;
     void reply.header('etag', tag);
+    const metadata = JSON.stringify(this.standing());
     if (isHeld(tag, request.headers['if-none-match'])) this.send(reply, 304);
-    else this.send(reply, 200, `{"flags":${flags},"metadata":${JSON.stringify(this.standing())}}`);
+    else this.send(reply, 200, `{"flags":${flags},"metadata":${metadata},"eventStreams":${streams}}`);
   }
 
   @Post(`${FLAGS}/:key`)
@@ -72,7 +77,8 @@ export class OfrepController {
     @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    const { state, target } = await this.asked(request);
+    const { access, target } = await this.asked(request);
+    const { state } = access;
     const answer = this.evaluator.evaluate(state, key, target);
     if (!answer) throw new OfrepFault('FLAG_NOT_FOUND', `there is no flag ${key}`);
     const { text, hasValue } = this.entryOf(state, answer);
@@ -80,17 +86,25 @@ export class OfrepController {
     this.send(reply, hasValue ? 200 : 400, `${text}${standing === '}' ? '' : ','}${standing}}`);
   }
 
-  /** The body is read once it is known who sends it. */
+  /** The body is read once it is known who sends it. @param waited before it is said what they may read */
   private async asked(
     request: FastifyRequest,
-  ): Promise<{ readonly state: EnvironmentState; readonly target: Target }> {
+    waited?: () => Promise<void>,
+  ): Promise<{ readonly access: Access; readonly target: Target }> {
     const { headers, raw } = request;
     const key = headers['x-api-key'];
     const authorise = () =>
       this.access.authoriseKey(headers.authorization, typeof key === 'string' ? key : undefined);
     this.telemetry.letIn(request, authorise().state.id);
     const target = targetInContext(await textOf(raw, this.config.ofrepBodyLimitBytes));
-    return { state: authorise().state, target };
+    await waited?.();
+    return { access: authorise(), target };
+  }
+
+  /** Where a provider hears that it should ask again: an address without origin, since a gateway does not know its own. */
+  private eventStreams(access: Access): string {
+    const requestUri = `/${EVENTS}?token=${this.access.eventsToken(access)}`;
+    return JSON.stringify([{ type: 'sse', endpoint: { requestUri } }]);
   }
 
   private entryOf(state: EnvironmentState, answer: Answer): OfrepEntry {

@@ -9,6 +9,7 @@ const DEV = '10000000-0000-4000-8000-000000000001';
 const PROD = '10000000-0000-4000-8000-000000000002';
 const KEY = { 'x-api-key': keyOf(DEV) };
 const FLAGS = '/ofrep/v1/evaluate/flags';
+const EVENTS = /^\/ofrep\/v1\/events\?token=[\w.-]+$/;
 
 const aFlag = (feature: string, kind: Flag['kind'], value: string, more: Partial<Flag> = {}): Flag => ({
   project: 'demo',
@@ -121,7 +122,10 @@ describe('All flags, by OFREP', () => {
     const { status, headers, json } = await post('', anna);
     expect(status).toBe(200);
     const { flags, ...rest } = json() as { flags: { key: string }[] };
-    expect(rest).toEqual({ metadata: { position: headers.get('ff-position') } });
+    expect(rest).toEqual({
+      metadata: { position: headers.get('ff-position') },
+      eventStreams: [{ type: 'sse', endpoint: { requestUri: expect.stringMatching(EVENTS) } }],
+    });
     expect(flags.map(({ key }) => key)).toEqual([
       'a-boolean',
       'a-broken',

@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http';
 import { Logger } from '@nestjs/common';
 
 import type { GatewayTelemetry, LetGo } from './gateway-telemetry.js';
-import { type EventBatch, HEARTBEAT } from './stream-events.js';
+import { type EventBatch, HEARTBEAT, type Reader } from './stream-events.js';
 
 export interface StreamLimits {
   /** How many may be open, and how many of one SDK key; 0 is no limit. */
@@ -27,8 +27,19 @@ const END_WITHIN_MS = 500;
 /** So many ends at once are no burden for whoever they come back to. */
 const ENDS_PER_SECOND = 500;
 
+/** Who opens a stream, and of what. */
+export interface StreamOpening {
+  readonly environment: string;
+  /** SHA-256, lower-case hex. */
+  readonly apiKey: string;
+  readonly reader: Reader;
+}
+
 /** An open stream, and what its reader knows. */
 export class Stream {
+  readonly environment: string;
+  readonly apiKey: string;
+  readonly reader: Reader;
   /** Whether its reader heard everything up to what is told now. Until then it is sent no ids. */
   isLevel = false;
   /** Up to where its reader heard already, from another gateway that is further. */
@@ -36,14 +47,16 @@ export class Stream {
 
   /** @param joinedAt what was told when it was opened; undefined if nothing was yet */
   constructor(
-    readonly environment: string,
-    /** SHA-256, lower-case hex. */
-    readonly apiKey: string,
+    opening: StreamOpening,
     readonly response: ServerResponse,
     readonly joinedAt: number | undefined,
     readonly turn: number,
     readonly endsAt: number,
-  ) {}
+  ) {
+    this.environment = opening.environment;
+    this.apiKey = opening.apiKey;
+    this.reader = opening.reader;
+  }
 
   /** One that was ended is still there until its reader has seen the end. */
   get isOpen(): boolean {
@@ -92,17 +105,18 @@ export class OpenStreams {
   }
 
   /** Takes over a response whose headers are written. The first byte goes out at once: SDKs wait for it. */
-  open(environment: string, apiKey: string, response: ServerResponse, joinedAt: number | undefined): Stream {
+  open(opening: StreamOpening, response: ServerResponse, joinedAt: number | undefined): Stream {
+    const { environment, apiKey, reader } = opening;
     const { maxAgeMs } = this.limits;
     const endsAt = maxAgeMs > 0 ? Date.now() + maxAgeMs * (1 - Math.random() / 4) : Number.POSITIVE_INFINITY;
-    const stream = new Stream(environment, apiKey, response, joinedAt, this.opened++ % TURNS, endsAt);
+    const stream = new Stream(opening, response, joinedAt, this.opened++ % TURNS, endsAt);
     const byKey = this.streams.get(environment) ?? new Map<string, Set<Stream>>();
     this.streams.set(environment, byKey);
     const ofKey = byKey.get(apiKey) ?? new Set();
     byKey.set(apiKey, ofKey.add(stream));
     this.turns[stream.turn]?.add(stream);
     this.count++;
-    this.telemetry.streamOpened(environment);
+    this.telemetry.streamOpened(environment, reader);
     response.once('close', () => this.forget(stream));
     // Errors of a socket end in `close`.
     response.on('error', () => undefined);
@@ -121,7 +135,7 @@ export class OpenStreams {
   write(stream: Stream, batch: EventBatch): void {
     if (!stream.isOpen) return;
     const { socket, chunkedEncoding } = stream.response;
-    const writes = stream.isLevel ? batch.withIds : batch.withoutIds;
+    const writes = stream.isLevel ? batch.withIds(stream.reader) : batch.withoutIds(stream.reader);
     // The frames are complete, so they go past the response, which would build them anew for each stream.
     for (const bytes of chunkedEncoding ? writes.framed : writes.plain) socket?.write(bytes);
     if ((socket?.writableLength ?? 0) <= MOST_WAITING_BYTES) return;

@@ -25,7 +25,7 @@ const SDK_ROUTES: readonly (readonly [RegExp, string])[] = [
   [/^\/client\/env\/[^/]+\/target\/.+\/evaluations(\/[^/]+)?$/, 'GET, HEAD, OPTIONS'],
   [/^\/ofrep\/v1\/evaluate\/flags(\/[^/]+)?$/, 'POST, OPTIONS'],
   [/^\/metrics\/[^/]+$/, 'POST, OPTIONS'],
-  [/^\/(stream|health|metrics)$/, 'GET, HEAD, OPTIONS'],
+  [/^\/(stream|health|metrics|ofrep\/v1\/events)$/, 'GET, HEAD, OPTIONS'],
 ];
 
 @Catch()

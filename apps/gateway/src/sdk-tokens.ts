@@ -11,6 +11,7 @@ const KEY_PREFIX = 'auth-key-';
 /** A token is some 400 characters. What is longer is verified each time, so that nobody can fill the memory with it. */
 const MOST_KEPT_CHARACTERS = 4096;
 const MOST_KEPT_TOKENS = 20_000;
+const MOST_KEPT_EVENT_TOKENS = 10_000;
 const MOST_KEPT_WEIGHT = 16 * 1024 * 1024;
 
 export interface SdkIdentity {
@@ -34,6 +35,8 @@ export class SdkTokens {
   private readonly former: readonly JwtService[];
   /** Those that were verified, since every request brings one. Whether their keys still exist is not asked here. */
   private readonly verified = new RecentlyUsed<TokenIdentity>(MOST_KEPT_TOKENS, MOST_KEPT_WEIGHT);
+  /** By environment and SDK key. */
+  private readonly forEvents = new RecentlyUsed<string>(MOST_KEPT_EVENT_TOKENS);
 
   /** @param formerSecrets tokens that were signed with one of them are still good */
   constructor(secret: string, formerSecrets: readonly string[] = []) {
@@ -55,17 +58,44 @@ export class SdkTokens {
     return this.jwt.sign(claims);
   }
 
+  /**
+   * A token that opens the event stream of OpenFeature providers, and nothing else: it stands in an address, which others
+   * may get to see. The same each time, so that the address stays the same.
+   */
+  issueForEvents({ apiKey, environment }: TokenIdentity): string {
+    const name = `${environment}/${apiKey}`;
+    let token = this.forEvents.get(name);
+    if (!token) {
+      token = this.jwt.sign({ eventsOf: apiKey, environment }, { noTimestamp: true });
+      this.forEvents.set(name, token);
+    }
+    return token;
+  }
+
+  /** Whom such a token was issued for; undefined if it is none of ours. */
+  verifyForEvents(token: string): TokenIdentity | undefined {
+    const { eventsOf, environment } = this.claimsIn(token) ?? {};
+    return typeof eventsOf === 'string' && typeof environment === 'string'
+      ? { apiKey: eventsOf, environment }
+      : undefined;
+  }
+
   /** Who a token was issued to; undefined if it is none of ours. */
   verify(token: string): TokenIdentity | undefined {
     const known = this.verified.get(token);
     if (known) return known;
-    const claims = claimsBy(this.jwt, token) ?? firstOf(this.former, (jwt) => claimsBy(jwt, token));
+    const claims = this.claimsIn(token);
     const identity = claims && identityIn(claims);
     // None of ours expires, but one that somebody else made with the secret may.
     if (identity && claims['exp'] === undefined && token.length <= MOST_KEPT_CHARACTERS) {
       this.verified.set(token, identity, token.length);
     }
     return identity;
+  }
+
+  /** Of a token that was signed with one of the secrets. */
+  private claimsIn(token: string): Record<string, unknown> | undefined {
+    return claimsBy(this.jwt, token) ?? firstOf(this.former, (jwt) => claimsBy(jwt, token));
   }
 
   /** Who a token says that it was issued to, whoever wrote it. */

@@ -25,6 +25,9 @@ interface Writes {
   readonly plain: readonly Buffer[];
 }
 
+/** Who reads a stream: a Harness SDK, or an OpenFeature provider, which is told only that it should ask again. */
+export type Reader = 'harness' | 'openfeature';
+
 /** An empty comment: the only heartbeat that every SDK takes for one. */
 export const HEARTBEAT: Writes = writesOf([':\n\n']);
 
@@ -33,26 +36,38 @@ export const HEARTBEAT: Writes = writesOf([':\n\n']);
  * chunk by itself; several chunks share a write, since a write costs the same whatever it holds.
  */
 export class EventBatch {
-  private madeWithIds: Writes | undefined;
-  private madeWithoutIds: Writes | undefined;
+  private readonly madeWithIds: Partial<Record<Reader, Writes>> = {};
+  private readonly madeWithoutIds: Partial<Record<Reader, Writes>> = {};
 
   constructor(readonly events: readonly StreamEvent[]) {}
 
-  get withIds(): Writes {
-    return (this.madeWithIds ??= writesOf(
-      this.events.map(({ data, position }) => eventText(data, position)),
-    ));
+  withIds(reader: Reader): Writes {
+    return (this.madeWithIds[reader] ??= writesOf(textsFor(reader, this.events)));
   }
 
   /** For a stream that is still to be told of something earlier: an id would say that it was. */
-  get withoutIds(): Writes {
-    return (this.madeWithoutIds ??= writesOf(this.events.map(({ data }) => eventText(data, undefined))));
+  withoutIds(reader: Reader): Writes {
+    return (this.madeWithoutIds[reader] ??= writesOf(
+      textsFor(
+        reader,
+        this.events.map(({ data }) => ({ data, position: undefined })),
+      ),
+    ));
   }
 }
 
-function eventText(data: string, position: Position | undefined): string {
+function textsFor(reader: Reader, events: readonly StreamEvent[]): string[] {
+  if (reader === 'harness') return events.map(({ data, position }) => eventText('*', data, position));
+  // Whatever changed, they ask for all of it, once.
+  const last = events.findLast(({ position }) => position) ?? events.at(-1);
+  return last ? [eventText('message', REFETCH, last.position)] : [];
+}
+
+const REFETCH = JSON.stringify({ type: 'refetchEvaluation' });
+
+function eventText(event: string, data: string, position: Position | undefined): string {
   // Exactly one blank after `data:`, and nothing else on that line: Java reads from the seventh character.
-  return `event: *\n${position ? `id: ${eventId(position)}\n` : ''}data: ${data}\n\n`;
+  return `event: ${event}\n${position ? `id: ${eventId(position)}\n` : ''}data: ${data}\n\n`;
 }
 
 function writesOf(texts: readonly string[]): Writes {

@@ -1,12 +1,16 @@
-import { Controller, Get, Headers, Inject, Req, Res } from '@nestjs/common';
+import { Controller, Get, Headers, Inject, Query, Req, Res } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 
 import { NoticeHub } from './notice-hub.js';
-import { SdkAccess } from './sdk-access.js';
+import { type Access, SdkAccess } from './sdk-access.js';
 import { SdkError } from './sdk-error.js';
+import type { Reader } from './stream-events.js';
 import { UpstreamLoss } from './upstream-loss.js';
 
-/** The event stream of an SDK (protocol §4.3). */
+/** Of OpenFeature providers. */
+export const EVENTS = 'ofrep/v1/events';
+
+/** The event streams of Harness SDKs (protocol §4.3) and of OpenFeature providers (OFREP 0.3). */
 @Controller()
 export class StreamController {
   constructor(
@@ -20,10 +24,31 @@ export class StreamController {
     @Headers('authorization') authorization: string | undefined,
     @Headers('api-key') key: string | undefined,
     @Headers('last-event-id') lastEventId: string | undefined,
-    @Req() { method }: FastifyRequest,
+    @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): void {
-    const { state, apiKey } = this.access.authoriseStream(authorization, key);
+    this.begin(this.access.authoriseStream(authorization, key), 'harness', lastEventId, request, reply);
+  }
+
+  /** Answers of OFREP name the address, with its token. */
+  @Get(EVENTS)
+  openForOpenFeature(
+    @Query('token') token: unknown,
+    @Headers('last-event-id') lastEventId: string | undefined,
+    @Req() request: FastifyRequest,
+    @Res() reply: FastifyReply,
+  ): void {
+    const access = this.access.authoriseEvents(typeof token === 'string' ? token : undefined);
+    this.begin(access, 'openfeature', lastEventId, request, reply);
+  }
+
+  private begin(
+    { state, apiKey }: Access,
+    reader: Reader,
+    lastEventId: string | undefined,
+    { method }: FastifyRequest,
+    reply: FastifyReply,
+  ): void {
     if (this.loss.closesStreams) throw later('SaaS stream disconnected: streaming endpoint disabled');
     if (!this.hub.takes(state.id, apiKey)) throw later('this gateway takes no more streams now');
     if (!reply.raw.socket) {
@@ -41,7 +66,7 @@ export class StreamController {
       return;
     }
     reply.raw.flushHeaders();
-    this.hub.add(state.id, apiKey, reply.raw, lastEventId);
+    this.hub.add({ environment: state.id, apiKey, reader }, reply.raw, lastEventId);
   }
 }
 
