@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, it } from '@jest/globals';
 import type { Browser } from 'playwright-core';
 
 import { launchChromium } from './support/chromium.js';
@@ -75,6 +75,12 @@ describe('In a browser', () => {
     return app;
   };
 
+  const restart = async (meanwhile: () => Promise<void>) => {
+    await relay.process.kill('SIGKILL');
+    await meanwhile();
+    relay = await workspace.relay(folder, controlPlane.url, relay.port);
+  };
+
   describe('the Harness JavaScript SDK', () => {
     const forAnna = {
       'banner-text': 'Autumn sale: 20 % off until Sunday',
@@ -102,12 +108,10 @@ describe('In a browser', () => {
       await odd.shows({ connected: 1, ...forAnna, 'page-size': 10 });
     });
 
-    it('goes on after a restart of the relay', async () => {
+    it('goes on after a restart of the relay, and hears of a change made meanwhile', async () => {
       const app = await open(JAVASCRIPT, { identifier: 'anna@example.com', name: 'Anna' });
       await app.shows({ connected: 1, ...forAnna });
-      await relay.process.kill('SIGKILL');
-      await admin.setState('banner-text', 'off');
-      relay = await workspace.relay(folder, controlPlane.url, relay.port);
+      await restart(() => admin.setState('banner-text', 'off'));
       const changed = { connected: 2, ...forAnna, 'banner-text': 'Welcome to the shop!' };
       await app.shows(changed);
       await admin.setState('page-size', 'off');
@@ -115,11 +119,21 @@ describe('In a browser', () => {
     });
   });
 
-  it('the Harness React SDK has the values, and a toggle upstream arrives', async () => {
-    const app = await open(REACT, { identifier: 'anna@example.com', name: 'Anna' });
-    await app.shows([true, MIDNIGHT.accent]);
-    await admin.setState('theme', 'off');
-    await app.shows([true, '#2563eb']);
-    expect(await app.page.locator('main').innerText()).toBe('[true,"#2563eb"]');
+  describe('the Harness React SDK', () => {
+    it('has the values, and a toggle upstream arrives', async () => {
+      const app = await open(REACT, { identifier: 'anna@example.com', name: 'Anna' });
+      await app.shows([true, MIDNIGHT.accent]);
+      await admin.setState('theme', 'off');
+      await app.shows([true, '#2563eb']);
+    });
+
+    it('goes on after a restart of the relay, and hears of a change made meanwhile', async () => {
+      const app = await open(REACT, { identifier: 'anna@example.com', name: 'Anna' });
+      await app.shows([true, MIDNIGHT.accent]);
+      await restart(() => admin.setState('theme', 'off'));
+      await app.shows([true, '#2563eb']);
+      await admin.setState('dark-mode', 'off');
+      await app.shows([false, '#2563eb']);
+    });
   });
 });
