@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from '@harnessio/ff-nodejs-server-sdk';
 
-import { eventually, SdkSession } from './support/clients.js';
+import { Admin, eventually, SdkSession } from './support/clients.js';
 import { type Entry, MetricsUpstream, type Post, type Sums, sumsOf } from './support/metrics.js';
 import { DEMO, freePort, type Process, run, runApp, type Service, Workspace } from './support/processes.js';
 
@@ -70,12 +70,14 @@ const largest = (posts: readonly Post[]) => Math.max(0, ...posts.map((post) => t
 
 describe('Evaluation counts, through the one-process relay', () => {
   let workspace: Workspace;
+  let folder: string;
   let controlPlane: Service;
   let upstream: MetricsUpstream;
 
   beforeEach(async () => {
     workspace = new Workspace();
-    controlPlane = await workspace.controlPlane(await workspace.folder());
+    folder = await workspace.folder();
+    controlPlane = await workspace.controlPlane(folder);
     upstream = await MetricsUpstream.start();
   });
   afterEach(async () => {
@@ -83,40 +85,56 @@ describe('Evaluation counts, through the one-process relay', () => {
     await upstream.stop();
   });
 
-  it('of the Harness Node SDK arrive at the control plane', async () => {
+  it('of the Harness Node SDK, posted at its own pace, are found in the control plane, also after its kill', async () => {
+    const began = Date.now();
     const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, WINDOW);
     const client = new Client(DEMO.dev.serverKey, {
       baseUrl: relay.url,
       eventsUrl: relay.url,
       logger: { trace() {}, debug() {}, info() {}, warn() {}, error() {} },
     });
-    await client.waitForInitialization();
-    for (let i = 0; i < 7; i++) {
-      await client.boolVariation(
-        'dark-mode',
-        { identifier: `target-${i}`, name: 'T', attributes: {} },
-        false,
+    const expected: Sums = {};
+    const evaluate = async (times: number) => {
+      for (let i = 0; i < times; i++) {
+        const target = { identifier: `target-${i}`, name: 'T', attributes: {} };
+        const key = `dark-mode/${await client.boolVariation('dark-mode', target, false)}`;
+        expected[key] = (expected[key] ?? 0) + 1;
+      }
+      await client.stringVariation('banner-text', undefined, 'none');
+      expected['banner-text/sale'] = (expected['banner-text/sale'] ?? 0) + 1;
+    };
+    const admin = new Admin(controlPlane.url);
+    const arrived = (sums: Sums, withinMs: number) =>
+      eventually(
+        () => admin.counts('dev'),
+        (found) => total(found) >= total(sums),
+        withinMs,
       );
-    }
-    for (let i = 0; i < 3; i++) await client.stringVariation('banner-text', undefined, 'none');
-    // It posts every minute, and once at its end.
-    client.close();
+    await client.waitForInitialization();
+    await evaluate(7);
+    // Every minute: it takes no shorter time.
+    expect(await arrived(expected, 90_000)).toEqual(expected);
 
-    const scope =
-      'accountIdentifier=demo&orgIdentifier=demo&projectIdentifier=demo&environmentIdentifier=dev';
-    const counts = await eventually(
-      async () => {
-        const response = await fetch(`${controlPlane.url}/cf/admin/metrics?${scope}`, {
-          headers: { 'x-api-key': 'test' },
-        });
-        return ((await response.json()) as { counts: { flag: string; count: number }[] }).counts;
-      },
-      (seen) => seen.length > 0,
-    );
-    const sums: Sums = {};
-    for (const { flag, count } of counts) sums[flag] = (sums[flag] ?? 0) + count;
-    expect(sums).toEqual({ 'dark-mode': 7, 'banner-text': 3 });
-  });
+    await controlPlane.process.kill('SIGKILL');
+    controlPlane = await workspace.controlPlane(folder, controlPlane.port);
+    expect(await admin.counts('dev')).toEqual(expected);
+    await evaluate(3);
+    // And once at its end.
+    client.close();
+    expect(await arrived(expected, 20_000)).toEqual(expected);
+
+    const node = { sdk: 'javascript server' };
+    expect(await admin.counts('dev', node)).toEqual(expected);
+    expect(await admin.counts('dev', { flag: 'banner-text' })).toEqual({ 'banner-text/sale': 2 });
+    expect(await admin.counts('dev', { flag: 'dark-mode', variation: 'true' })).toEqual({
+      'dark-mode/true': expected['dark-mode/true'],
+    });
+    const minutes = { bucket: 'minute', from: String(began), to: String(Date.now() + 1) };
+    expect(await admin.counts('dev', minutes)).toEqual(expected);
+    const before = { bucket: 'minute', to: String(began - (began % 60_000)) };
+    expect(total(await admin.counts('dev', before))).toBe(0);
+    expect(await admin.counts('prod')).toEqual({});
+  }, 180_000);
 
   it('of every dialect arrive, each exactly once, merged and by environment (P7)', async () => {
     const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {

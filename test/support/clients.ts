@@ -42,20 +42,37 @@ export class Admin {
     await this.send('DELETE', `/features/${identifier}`);
   }
 
-  private async send(method: string, path: string, body?: object, environment?: string): Promise<void> {
+  /** What the control plane counted, as `flag/variation` → total; by default of the last 24 hours. */
+  async counts(environment: string, more: Record<string, string> = {}): Promise<Record<string, number>> {
+    const text = await this.send('GET', '/metrics', undefined, environment, more);
+    const { series } = JSON.parse(text) as {
+      series: { flag: string; variation: string; total: number }[];
+    };
+    return Object.fromEntries(series.map(({ flag, variation, total }) => [`${flag}/${variation}`, total]));
+  }
+
+  private async send(
+    method: string,
+    path: string,
+    body?: object,
+    environment?: string,
+    more?: Record<string, string>,
+  ): Promise<string> {
     const query = new URLSearchParams({
       accountIdentifier: 'demo',
       orgIdentifier: 'demo',
       projectIdentifier: 'demo',
       ...(environment && { environmentIdentifier: environment }),
+      ...more,
     });
     const response = await fetch(`${this.controlPlane}/cf/admin${path}?${query.toString()}`, {
       method,
       headers: { 'x-api-key': this.token, ...(body && { 'content-type': 'application/json' }) },
       ...(body && { body: JSON.stringify(body) }),
     });
-    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
-    await response.arrayBuffer();
+    const text = await response.text();
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`);
+    return text;
   }
 }
 

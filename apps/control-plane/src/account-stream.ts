@@ -3,7 +3,10 @@ import type { ServerResponse } from 'node:http';
 import { Logger, type OnModuleDestroy, ServiceUnavailableException } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
 
-/** A message of the account stream (protocol §3): what changed, not its new state. */
+/**
+ * A message of the account stream (protocol §3): what changed, not its new state. The domain `metrics` is ours: counts
+ * came in for an environment.
+ */
 export interface AccountMessage {
   readonly event: string;
   readonly domain: string;
@@ -29,7 +32,7 @@ const HEARTBEAT = ':\n\n';
 /** Tells every open stream what changed, in the order of the calls to `publish`, as server-sent events. */
 export class AccountStream implements OnModuleDestroy {
   private readonly logger = new Logger(AccountStream.name);
-  private readonly readers = new Map<ServerResponse, (environment: string) => boolean>();
+  private readonly readers = new Map<ServerResponse, (message: AccountMessage) => boolean>();
   private readonly heartbeat: NodeJS.Timeout;
   private stopped = false;
 
@@ -38,10 +41,10 @@ export class AccountStream implements OnModuleDestroy {
   }
 
   /**
-   * Turns a request into a stream that stays open. It hears of the environments (UUID) that `concerns` accepts.
+   * Turns a request into a stream that stays open. It hears the messages that `concerns` accepts.
    * Throws 503 when there are too many, or the process is stopping.
    */
-  open(reply: FastifyReply, concerns: (environment: string) => boolean): void {
+  open(reply: FastifyReply, concerns: (message: AccountMessage) => boolean): void {
     if (this.stopped) throw new ServiceUnavailableException('The control plane is stopping');
     if (this.readers.size >= this.limits.streams) {
       throw new ServiceUnavailableException(
@@ -67,7 +70,7 @@ export class AccountStream implements OnModuleDestroy {
   publish(message: AccountMessage): void {
     const event = `event: *\ndata: ${JSON.stringify(message)}\n\n`;
     for (const [response, concerns] of this.readers) {
-      if (concerns(message.environment)) this.send(response, event);
+      if (concerns(message)) this.send(response, event);
     }
   }
 

@@ -26,6 +26,7 @@ import { z } from 'zod';
 
 import { AccountStream } from './account-stream.js';
 import { ControlPlaneConfig, isLoopback } from './control-plane-config.js';
+import { EvaluationCounts } from './evaluation-counts.js';
 import {
   type Environment,
   type Feature,
@@ -47,6 +48,33 @@ const ACCOUNT_SCOPE = z.object({ accountIdentifier: NAME, orgIdentifier: NAME })
 const PROJECT_SCOPE = ACCOUNT_SCOPE.extend({ projectIdentifier: NAME });
 const ENVIRONMENT_SCOPE = PROJECT_SCOPE.extend({ environmentIdentifier: NAME });
 const PAGE = { pageNumber: queryNumber(0, 1_000_000, 0), pageSize: queryNumber(1, 1000, 100) };
+
+/** Of one answer: some megabytes, read in a fraction of a second. */
+const MOST_BUCKETS = 150_000;
+/** In ms since the epoch. */
+const TIME = z
+  .string()
+  .regex(/^\d{1,15}$/, 'must be milliseconds since 1970')
+  .transform(Number);
+const DIMENSIONS = ['flag', 'variation', 'sdk'] as const;
+const COUNTS_QUERY = ENVIRONMENT_SCOPE.extend({
+  ...PAGE,
+  flag: NAME.optional(),
+  variation: z.string().max(256).optional(),
+  sdk: z.string().max(64).optional(),
+  bucket: z.enum(['minute', 'hour', 'day']).default('hour'),
+  from: TIME.optional(),
+  to: TIME.optional(),
+  groupBy: z
+    .string()
+    .default('flag,variation')
+    .transform((names) => names.split(','))
+    .pipe(z.array(z.enum(DIMENSIONS)))
+    .transform((names) => DIMENSIONS.filter((name) => names.includes(name))),
+}).refine(({ from, to }) => from === undefined || to === undefined || from < to, {
+  path: ['from'],
+  message: 'must be before to',
+});
 
 const NEW_FEATURE = z
   .object({
@@ -165,6 +193,7 @@ const digest = (text: string) => createHash('sha256').update(text).digest();
 export class AdminApiController {
   constructor(
     private readonly registry: FlagRegistry,
+    private readonly counts: EvaluationCounts,
     private readonly stream: AccountStream,
   ) {}
 
@@ -266,13 +295,26 @@ export class AdminApiController {
     if (!this.registry.deleteFeature(project, identifier)) throw unknownFlag(identifier);
   }
 
-  /** Ours: how often each variation was served, minute by minute. */
+  /** Ours: how often each variation was served, in minutes, hours or days. */
   @Get('metrics')
   metrics(@Query() query: unknown) {
-    const read = validated(ENVIRONMENT_SCOPE.extend(PAGE), query);
+    const { flag, variation, sdk, bucket, from, to, groupBy, ...read } = validated(COUNTS_QUERY, query);
     const environment = this.environmentNamed(this.project(read), read.environmentIdentifier);
-    const { items, paging } = pageOf(this.registry.counts(environment.id), read.pageNumber, read.pageSize);
-    return { counts: items, ...paging };
+    const range = this.counts.rangeOf(bucket, from, to);
+    const most = Math.floor(MOST_BUCKETS / range.buckets);
+    if (read.pageSize > most) {
+      throw new BadRequestException(
+        `pageSize: at most ${most} series of ${range.buckets} buckets each are told at once`,
+      );
+    }
+    const groups = this.counts.groups(environment.id, { flag, variation, sdk }, groupBy);
+    const { items, paging } = pageOf(groups, read.pageNumber, read.pageSize);
+    const inTime = this.counts.inTime(items, range);
+    const series = items.map(({ names, lastAccess }, index) => {
+      const counts = inTime[index] ?? [];
+      return { ...names, lastAccess, total: counts.reduce((sum, { count }) => sum + count, 0), counts };
+    });
+    return { bucket, from: range.from, to: range.to, series, ...paging };
   }
 
   private project(scope: z.infer<typeof PROJECT_SCOPE>): Project {

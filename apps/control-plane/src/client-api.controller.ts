@@ -1,4 +1,5 @@
 import {
+  BadRequestException,
   Body,
   Controller,
   ForbiddenException,
@@ -18,24 +19,31 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 
 import { AccountStream } from './account-stream.js';
+import { type EvaluationCount, EvaluationCounts } from './evaluation-counts.js';
 import { FlagRegistry, hashOf, type ProxyKey } from './flag-registry.js';
-import { pageOf, queryNumber, validated } from './requests.js';
+import { faultsIn, pageOf, queryNumber, validated } from './requests.js';
 
 const SECRET = z.string().min(1).max(1024);
 const AUTHENTICATION = z.object({ proxyKey: SECRET });
 const CLAIMS = z.object({ key_type: z.literal('Proxy'), key: z.string(), environments: z.array(z.string()) });
-const MINUTE_MS = 60_000;
-const METRICS = z.object({
-  metricsData: z
-    .array(
-      z.object({
-        timestamp: z.int().nonnegative(),
-        count: z.int().positive(),
-        attributes: z.array(z.object({ key: z.string(), value: z.string().nullish() })),
-      }),
-    )
-    .nullish(),
+const METRICS = z.object({ metricsData: z.array(z.unknown()).nullish() });
+const ENTRY = z.object({
+  timestamp: z.int().nonnegative(),
+  count: z.int().positive(),
+  attributes: z
+    .array(z.object({ key: z.string(), value: z.string().nullish() }))
+    .transform((attributes) => {
+      const valueOf = (name: string) => attributes.find(({ key }) => key === name)?.value;
+      return {
+        flag: valueOf('featureIdentifier') ?? valueOf('featureName') ?? '',
+        variation: valueOf('variationIdentifier') ?? '',
+        sdk: [valueOf('SDK_LANGUAGE'), valueOf('SDK_TYPE')].filter(Boolean).join(' '),
+      };
+    })
+    .pipe(z.object({ flag: z.string().max(256), variation: z.string().max(256), sdk: z.string().max(64) })),
 });
+/** A report has thousands of entries, and a caller needs no more to find what is wrong. */
+const MOST_FAULTS = 10;
 const CONFIG_QUERY = z.object({
   key: SECRET,
   environment: z.string().max(256).optional(),
@@ -48,6 +56,7 @@ const CONFIG_QUERY = z.object({
 export class ClientApiController {
   constructor(
     private readonly registry: FlagRegistry,
+    private readonly counts: EvaluationCounts,
     private readonly stream: AccountStream,
     private readonly tokens: JwtService,
   ) {}
@@ -100,7 +109,8 @@ export class ClientApiController {
     const caller = this.caller(authorization);
     requireSameKey(caller, apiKey ?? '');
     const scope = new Set(caller.environments);
-    this.stream.open(reply, (environment) => scope.has(environment));
+    // Counts are no business of relays: they would take the message for one of a kind that they do not know yet.
+    this.stream.open(reply, ({ domain, environment }) => domain !== 'metrics' && scope.has(environment));
   }
 
   /** U4. */
@@ -149,7 +159,10 @@ export class ClientApiController {
     return (rules === 'v2' ? asRulesV2 : asRulesV1)(segment);
   }
 
-  /** U6. Kept by flag, variation and minute; a count that names no flag says nothing. */
+  /**
+   * U6. Kept when this answers, by flag, variation and kind of SDK; a count that names no flag says nothing. All of a
+   * report is taken or nothing. A post has no name by which its repetition could be told, so it is counted again.
+   */
   @Post('metrics/:environment')
   @HttpCode(200)
   addMetrics(
@@ -158,20 +171,7 @@ export class ClientApiController {
     @Body() body: unknown,
   ): void {
     requireScope(this.caller(authorization), environment);
-    const { metricsData } = validated(METRICS, body);
-    const counts = (metricsData ?? []).map(({ timestamp, count, attributes }) => {
-      const valueOf = (name: string) => attributes.find(({ key }) => key === name)?.value;
-      return {
-        flag: valueOf('featureIdentifier') ?? valueOf('featureName') ?? '',
-        variation: valueOf('variationIdentifier') ?? '',
-        minute: timestamp - (timestamp % MINUTE_MS),
-        count,
-      };
-    });
-    this.registry.addCounts(
-      environment,
-      counts.filter(({ flag }) => flag !== ''),
-    );
+    this.counts.add(environment, countsIn(validated(METRICS, body).metricsData ?? []));
   }
 
   /** The proxy key of a token, with the environments that key and token have in common. */
@@ -193,6 +193,22 @@ export class ClientApiController {
       return undefined;
     }
   }
+}
+
+function countsIn(entries: readonly unknown[]): EvaluationCount[] {
+  const counts: EvaluationCount[] = [];
+  const faults: string[] = [];
+  for (const [index, entry] of entries.entries()) {
+    const read = ENTRY.safeParse(entry);
+    if (!read.success) faults.push(...faultsIn(read.error, 'metricsData', index));
+    else {
+      const { attributes, timestamp, count } = read.data;
+      if (attributes.flag !== '') counts.push({ ...attributes, timestamp, count });
+    }
+    if (faults.length >= MOST_FAULTS) break;
+  }
+  if (faults.length > 0) throw new BadRequestException(faults.slice(0, MOST_FAULTS).join('; '));
+  return counts;
 }
 
 function requireSameKey(caller: ProxyKey, key: string): void {

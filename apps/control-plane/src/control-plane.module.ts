@@ -8,6 +8,7 @@ import { AccountStream } from './account-stream.js';
 import { AdminApiController } from './admin-api.controller.js';
 import { ClientApiController } from './client-api.controller.js';
 import { ControlPlaneConfig } from './control-plane-config.js';
+import { EvaluationCounts } from './evaluation-counts.js';
 import { FlagRegistry } from './flag-registry.js';
 import { PageController } from './page.controller.js';
 import { ErrorAnswer } from './requests.js';
@@ -33,6 +34,7 @@ export class ControlPlaneModule implements OnApplicationShutdown {
       providers: [
         { provide: ControlPlaneConfig, useValue: config },
         { provide: FlagRegistry, useValue: registry },
+        { provide: EvaluationCounts, useValue: registry.counts },
         { provide: AccountStream, useValue: stream },
       ],
     };

@@ -124,7 +124,7 @@ async function bareStream(limits: Partial<ConstructorParameters<typeof AccountSt
     try {
       stream.open(
         { hijack: () => undefined, raw } as unknown as FastifyReply,
-        (environment) => environment === DEV,
+        ({ environment }) => environment === DEV,
       );
     } catch (error) {
       refused.push((error as Error).message);
@@ -763,56 +763,182 @@ describe('DATA_DIR', () => {
 });
 
 describe('Evaluation counts', () => {
-  const NOON = Date.UTC(2026, 0, 1, 12);
-  const entry = (flag: string, variation: string, count: number, timestamp = NOON) => ({
+  const HOUR_MS = 3_600_000;
+  /** A full hour of today, or of yesterday if today has none yet. */
+  const HOUR = Math.floor(Date.now() / HOUR_MS) * HOUR_MS - HOUR_MS;
+  const entry = (
+    flag: string | undefined,
+    variation: string,
+    count: unknown,
+    timestamp: unknown = HOUR,
+    sdk: { language?: string; type?: string } = {},
+  ) => ({
     timestamp,
     count,
     metricsType: 'FFMETRICS',
     attributes: [
-      { key: 'featureIdentifier', value: flag },
+      ...(flag === undefined ? [] : [{ key: 'featureIdentifier', value: flag }]),
       { key: 'variationIdentifier', value: variation },
       { key: 'target', value: null },
+      ...(sdk.language ? [{ key: 'SDK_LANGUAGE', value: sdk.language }] : []),
+      ...(sdk.type ? [{ key: 'SDK_TYPE', value: sdk.type }] : []),
     ],
   });
   const started = async (folder?: string) => {
-    const { app, call, admin, signIn } = await start(folder);
+    const running = await start(folder);
+    const { call, admin, signIn } = running;
     const headers = await signIn();
     return {
-      app,
+      ...running,
       headers,
       post: (body: unknown, environment = DEV, given: Record<string, string> = headers) =>
         call('POST', `/api/1.0/metrics/${environment}`, { query: { cluster: '1' }, headers: given, body }),
-      counts: async (scope = IN_DEV) => (await admin('GET', '/metrics', scope)).body.counts,
+      read: async (more: Record<string, string> = {}) => admin('GET', '/metrics', { ...IN_DEV, ...more }),
     };
   };
+  /** `flag/variation` → its total. */
+  const totals = ({ body }: { body: unknown }) =>
+    Object.fromEntries(
+      (body as { series: { flag: string; variation: string; total: number }[] }).series.map(
+        ({ flag, variation, total }) => [`${flag}/${variation}`, total],
+      ),
+    );
 
-  it('are added by flag, variation and minute, and outlive a restart', async () => {
+  it('are added by flag, variation and time, and outlive a restart', async () => {
     const folder = newFolder();
     const first = await started(folder);
     expect(await first.post({ metricsData: [entry('a', 'yes', 2), entry('a', 'no', 3)] })).toMatchObject({
       status: 200,
     });
-    await first.post({ metricsData: [entry('a', 'yes', 5, NOON + 59_999)], targetData: null });
-    await first.post({ metricsData: [entry('a', 'yes', 7, NOON + 60_000)] });
+    await first.post({ metricsData: [entry('a', 'yes', 5, HOUR + 59_999)], targetData: null });
+    await first.post({ metricsData: [entry('a', 'yes', 7, HOUR + 60_000)] });
     await first.post({ metricsData: [entry('a', 'yes', 11)] }, PROD);
     await first.app.close();
 
-    const { counts } = await started(folder);
-    expect(await counts()).toEqual([
-      { flag: 'a', variation: 'no', minute: NOON, count: 3 },
-      { flag: 'a', variation: 'yes', minute: NOON, count: 7 },
-      { flag: 'a', variation: 'yes', minute: NOON + 60_000, count: 7 },
-    ]);
-    expect(await counts({ ...SCOPE, environmentIdentifier: 'prod' })).toEqual([
-      { flag: 'a', variation: 'yes', minute: NOON, count: 11 },
-    ]);
+    const { read } = await started(folder);
+    const { status, body } = await read({ bucket: 'minute', from: `${HOUR}`, to: `${HOUR + HOUR_MS}` });
+    expect(status).toBe(200);
+    expect(body).toEqual({
+      bucket: 'minute',
+      from: HOUR,
+      to: HOUR + HOUR_MS,
+      series: [
+        { flag: 'a', variation: 'no', lastAccess: HOUR, total: 3, counts: [{ time: HOUR, count: 3 }] },
+        {
+          flag: 'a',
+          variation: 'yes',
+          lastAccess: HOUR + 60_000,
+          total: 14,
+          counts: [
+            { time: HOUR, count: 7 },
+            { time: HOUR + 60_000, count: 7 },
+          ],
+        },
+      ],
+      itemCount: 2,
+      pageCount: 1,
+      pageIndex: 0,
+      pageSize: 100,
+    });
+    expect(totals(await read({ environmentIdentifier: 'prod' }))).toEqual({ 'a/yes': 11 });
   });
 
-  it('are refused, all of them, when one is none', async () => {
-    const { post, counts } = await started();
-    const answer = await post({ metricsData: [entry('a', 'yes', 1), entry('a', 'yes', -1)] });
-    expect(answer).toMatchObject({ status: 400, body: { code: '400' } });
-    expect(await counts()).toEqual([]);
+  it('are found by flag, variation, kind of SDK and time', async () => {
+    const { post, read } = await started();
+    const [node, browser] = [
+      { language: 'javascript', type: 'server' },
+      { language: 'javascript', type: 'client' },
+    ];
+    await post({
+      metricsData: [
+        entry('a', 'yes', 1, HOUR, node),
+        entry('a', 'yes', 2, HOUR, browser),
+        entry('a', 'no', 4, HOUR, node),
+        entry('b', 'yes', 8, HOUR, node),
+        entry('b', 'yes', 16, HOUR - HOUR_MS, node),
+      ],
+    });
+    expect(totals(await read())).toEqual({ 'a/no': 4, 'a/yes': 3, 'b/yes': 24 });
+    expect(totals(await read({ flag: 'a' }))).toEqual({ 'a/no': 4, 'a/yes': 3 });
+    expect(totals(await read({ flag: 'a', variation: 'yes' }))).toEqual({ 'a/yes': 3 });
+    expect(totals(await read({ sdk: 'javascript client' }))).toEqual({ 'a/yes': 2 });
+    expect(totals(await read({ from: `${HOUR}` }))).toEqual({ 'a/no': 4, 'a/yes': 3, 'b/yes': 8 });
+    expect(totals(await read({ to: `${HOUR}`, flag: 'b' }))).toEqual({ 'b/yes': 16 });
+    expect(totals(await read({ flag: 'none' }))).toEqual({});
+
+    const bySdk = await read({ flag: 'a', groupBy: 'sdk' });
+    expect(bySdk.body.series).toMatchObject([
+      { sdk: 'javascript client', total: 2 },
+      { sdk: 'javascript server', total: 5 },
+    ]);
+    const byFlag = await read({ groupBy: 'flag', pageSize: '1', pageNumber: '1' });
+    expect(byFlag.body).toMatchObject({ itemCount: 2, pageCount: 2, series: [{ flag: 'b', total: 24 }] });
+    expect(byFlag.body.series[0]).not.toHaveProperty('variation');
+  });
+
+  it('are read in buckets that are whole, and no further back than those are kept', async () => {
+    const { read } = await started();
+    const { body: hours } = await read();
+    expect(hours).toMatchObject({ bucket: 'hour', series: [] });
+    expect(hours.to - hours.from).toBe(24 * HOUR_MS);
+    expect([hours.from % HOUR_MS, hours.to > Date.now()]).toEqual([0, true]);
+    const { body: inside } = await read({ from: `${HOUR + 5}`, to: `${HOUR + 6}` });
+    expect(inside).toMatchObject({ from: HOUR, to: HOUR + HOUR_MS });
+    const { body: all } = await read({ bucket: 'minute', from: '0' });
+    expect(all.to - all.from).toBe(24 * HOUR_MS);
+  });
+
+  it('are asked for in a way that can be answered, or it is said what is wrong', async () => {
+    const { read } = await started();
+    for (const [name, value] of Object.entries({
+      from: 'yesterday',
+      to: '-1',
+      bucket: 'week',
+      groupBy: 'target',
+      pageSize: '1001',
+    })) {
+      const { status, body } = await read({ [name]: value });
+      expect([name, status]).toEqual([name, 400]);
+      expect(body.message).toContain(name);
+    }
+    expect(await read({ from: '2', to: '2' })).toMatchObject({
+      status: 400,
+      body: { message: 'from: must be before to' },
+    });
+    const { body } = await read({ bucket: 'minute', from: '0', pageSize: '1000' });
+    expect(body.message).toContain('pageSize: at most 104');
+    expect(await read({ environmentIdentifier: 'none' })).toMatchObject({ status: 404 });
+  });
+
+  it('are refused, all of a report, when one is none, and told which', async () => {
+    const { post, read } = await started();
+    const refusal = async (...entries: unknown[]) => {
+      const { status, body } = await post({ metricsData: [entry('a', 'yes', 1), ...entries] });
+      expect([status, body.code]).toEqual([400, '400']);
+      return body.message as string;
+    };
+    expect(await refusal(entry('a', 'yes', -1))).toContain('metricsData.1.count');
+    expect(await refusal(entry('a', 'yes', 1.5))).toContain('metricsData.1.count');
+    expect(await refusal(entry('a', 'yes', 1), entry('a', 'yes', 1, 'noon'))).toContain(
+      'metricsData.2.timestamp',
+    );
+    expect(await refusal({ timestamp: HOUR, count: 1 })).toContain('metricsData.1.attributes');
+    expect(await refusal(entry('x'.repeat(257), 'yes', 1))).toContain('metricsData.1.attributes.flag');
+    expect(await refusal(7)).toContain('metricsData.1');
+    expect((await refusal(...Array.from({ length: 100_000 }, () => 7))).length).toBeLessThan(1000);
+    expect((await post({ metricsData: {} })).body.message).toContain('metricsData');
+    expect((await post('{"metricsData":')).status).toBe(400);
+    expect((await read()).body.series).toEqual([]);
+  });
+
+  it('that name no flag say nothing, and a report may be empty', async () => {
+    const { post, read } = await started();
+    expect((await post({})).status).toBe(200);
+    expect((await post({ metricsData: null })).status).toBe(200);
+    expect((await post({ metricsData: [entry(undefined, 'yes', 1), entry('a', 'yes', 1)] })).status).toBe(
+      200,
+    );
+    expect(totals(await read())).toEqual({ 'a/yes': 1 });
   });
 
   it('are taken only with a token that opens the environment', async () => {
@@ -822,15 +948,43 @@ describe('Evaluation counts', () => {
     expect((await post(body, '10000000-0000-4000-8000-0000000000ff')).status).toBe(403);
   });
 
-  it('find a place in a file that an earlier version wrote', async () => {
+  it('are told to who follows the admin API, and not to relays', async () => {
+    const running = await started();
+    const relay = await accountStream(running);
+    const page = await follow(`${running.url}/cf/admin/events`, ADMIN);
+    expect(await page.frame()).toBe(':\n\n');
+    await running.post({ metricsData: [entry('a', 'yes', 1)] });
+    await running.admin('PATCH', '/features/theme', IN_DEV, stateOf('on'));
+    expect(await page.message()).toMatchObject({ domain: 'metrics', environment: DEV });
+    expect(await page.message()).toMatchObject({ domain: 'flag', identifier: 'theme' });
+    expect(await relay.message()).toMatchObject({ domain: 'flag', identifier: 'theme' });
+  });
+
+  it.each([
+    ['had none', 1, ''],
+    [
+      'had minutes alone',
+      2,
+      `CREATE TABLE counts (
+         environment TEXT NOT NULL REFERENCES environments, minute INTEGER NOT NULL, flag TEXT NOT NULL,
+         variation TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (environment, minute, flag, variation)
+       ) STRICT, WITHOUT ROWID;
+       INSERT INTO counts VALUES ('${DEV}', ${HOUR}, 'a', 'yes', 2), ('${DEV}', ${HOUR + 60_000}, 'a', 'yes', 3);`,
+    ],
+  ])('find a place in a file that %s, and keep what was there', async (_, version, sql) => {
     const folder = newFolder();
     await (await start(folder)).app.close();
     const database = new DatabaseSync(join(folder, 'control-plane.sqlite'));
-    database.exec('DROP TABLE counts; PRAGMA user_version = 1');
+    database.exec(
+      `DROP TABLE count_series; DROP TABLE count_buckets; ${sql} PRAGMA user_version = ${version}`,
+    );
     database.close();
-    const { post, counts } = await started(folder);
-    await post({ metricsData: [entry('a', 'yes', 1)] });
-    expect(await counts()).toHaveLength(1);
+    const first = await started(folder);
+    await first.post({ metricsData: [entry('a', 'yes', 1)] });
+    const expected = { 'a/yes': version === 2 ? 6 : 1 };
+    expect(totals(await first.read())).toEqual(expected);
+    await first.app.close();
+    expect(totals(await (await started(folder)).read())).toEqual(expected);
   });
 });
 

@@ -8,6 +8,7 @@ import { byIdentifier, type Flag, type Prerequisite, type Segment, type Variatio
 import { StartupError } from '#libs/service';
 
 import type { AccountMessage } from './account-stream.js';
+import { EvaluationCounts } from './evaluation-counts.js';
 
 /** What a flag is in every environment of its project (admin API §5, the fields of its POST). */
 export interface Feature {
@@ -61,15 +62,6 @@ export interface SdkKey {
   readonly hash: string;
 }
 
-/** How often a variation was served within a minute. */
-export interface MinuteCount {
-  readonly flag: string;
-  readonly variation: string;
-  /** Its begin, in ms since the epoch. */
-  readonly minute: number;
-  readonly count: number;
-}
-
 export interface ProxyKey {
   readonly hash: string;
   readonly account: string;
@@ -116,7 +108,7 @@ export function newFlag(feature: Feature, project: string, environment: string):
 
 /** Marks the file as ours ("ffcp"), so that no other program's database is written to by mistake. */
 const APPLICATION_ID = 0x66666370;
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 
 const SCHEMA = `
   CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
@@ -150,14 +142,6 @@ const SCHEMA = `
   ) STRICT, WITHOUT ROWID;
 `;
 
-/** What a file of version 1 does not have. */
-const SCHEMA_OF_VERSION_2 = `
-  CREATE TABLE IF NOT EXISTS counts (
-    environment TEXT NOT NULL REFERENCES environments, minute INTEGER NOT NULL, flag TEXT NOT NULL,
-    variation TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (environment, minute, flag, variation)
-  ) STRICT, WITHOUT ROWID;
-`;
-
 /**
  * All that the control plane knows, in one SQLite file. A change is on disk, and readable, before its method
  * returns and before `announce` hears of it; `announce` hears in the order of the writes. One process at a time.
@@ -166,6 +150,7 @@ const SCHEMA_OF_VERSION_2 = `
  * ever. Lists are in the order of `byIdentifier`.
  */
 export class FlagRegistry {
+  readonly counts: EvaluationCounts;
   private readonly statements = new Map<string, StatementSync>();
 
   private constructor(
@@ -173,7 +158,9 @@ export class FlagRegistry {
     private readonly holderFile: string,
     private readonly announce: (message: AccountMessage) => void,
     private readonly now: () => number,
-  ) {}
+  ) {
+    this.counts = new EvaluationCounts(db, announce, now);
+  }
 
   /**
    * Opens `control-plane.sqlite` in `dataDir`, which is made if it is missing. A new file is filled with `seed`.
@@ -196,10 +183,9 @@ export class FlagRegistry {
       // Exclusive before WAL: the file stays locked for as long as this process lives, however that ends.
       db.exec('PRAGMA locking_mode = EXCLUSIVE');
       db.exec('BEGIN IMMEDIATE');
-      const registry = new FlagRegistry(db, holderFile, announce, now);
       const made = isNew(db, file);
       if (made) db.exec(SCHEMA);
-      db.exec(SCHEMA_OF_VERSION_2);
+      const registry = new FlagRegistry(db, holderFile, announce, now);
       db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
       if (made) registry.fill(seed(now()));
       db.exec('COMMIT');
@@ -345,25 +331,6 @@ export class FlagRegistry {
       this.sql('DELETE FROM features WHERE project = ? AND identifier = ?').run(project.id, identifier);
       return true;
     });
-  }
-
-  /** Adds to what was counted in an environment (UUID). */
-  addCounts(environment: string, counts: readonly MinuteCount[]): void {
-    this.write(() => {
-      for (const { flag, variation, minute, count } of counts) {
-        this.sql(
-          `INSERT INTO counts (environment, minute, flag, variation, count) VALUES (?, ?, ?, ?, ?)
-           ON CONFLICT DO UPDATE SET count = count + excluded.count`,
-        ).run(environment, minute, flag, variation, count);
-      }
-    });
-  }
-
-  /** What was counted in an environment (UUID), oldest first. */
-  counts(environment: string): MinuteCount[] {
-    return this.sql(
-      'SELECT flag, variation, minute, count FROM counts WHERE environment = ? ORDER BY minute, flag, variation',
-    ).all(environment) as unknown as MinuteCount[];
   }
 
   private write<Result>(change: (messages: AccountMessage[]) => Result): Result {

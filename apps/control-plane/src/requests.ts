@@ -13,9 +13,14 @@ import { z } from 'zod';
 export function validated<Schema extends z.ZodType>(schema: Schema, sent: unknown): z.infer<Schema> {
   const read = schema.safeParse(sent);
   if (read.success) return read.data;
-  const faults = read.error.issues.map(({ path, message }) => `${path.join('.') || 'body'}: ${message}`);
-  throw new BadRequestException(faults.join('; '));
+  throw new BadRequestException(faultsIn(read.error).join('; '));
 }
+
+/** What is wrong with something that was sent at `place`, each fault with the name of its field. */
+export const faultsIn = (error: z.ZodError, ...place: PropertyKey[]) =>
+  error.issues.map(
+    ({ path, message }) => `${[...place, ...path].map(String).join('.') || 'body'}: ${message}`,
+  );
 
 /** A whole number in a query. */
 export const queryNumber = (least: number, most: number, standard: number) =>
