@@ -9,6 +9,7 @@ import { AccountStream } from '../apps/control-plane/src/account-stream.js';
 import { ControlPlaneConfig } from '../apps/control-plane/src/control-plane-config.js';
 import { startControlPlane } from '../apps/control-plane/src/control-plane.js';
 import { launchChromium } from './support/chromium.js';
+import { DEMO } from './support/processes.js';
 
 const SCOPE = 'accountIdentifier=demo&orgIdentifier=demo&projectIdentifier=demo';
 const TOKEN = '0123456789abcdef';
@@ -59,9 +60,39 @@ async function start(environment: NodeJS.ProcessEnv = {}) {
   return { ...running, dataDir, admin, turn, stateOf };
 }
 
+/** Reports evaluations of flags in dev, as a relay does: `flag/variation` → how often, so many hours ago. */
+async function report(url: string, counts: Record<string, number>, hoursAgo = 0): Promise<void> {
+  const post = async (path: string, body: unknown, headers: Record<string, string> = {}) => {
+    const response = await fetch(`${url}/api/1.0${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...headers },
+      body: JSON.stringify(body),
+    });
+    if (!response.ok) throw new Error(await response.text());
+    return response;
+  };
+  const { authToken } = (await (await post('/proxy/auth', { proxyKey: DEMO.proxyKey })).json()) as {
+    authToken: string;
+  };
+  const metricsData = Object.entries(counts).map(([name, count]) => ({
+    timestamp: Date.now() - hoursAgo * 3_600_000,
+    count,
+    metricsType: 'FFMETRICS',
+    attributes: ['featureIdentifier', 'variationIdentifier'].map((key, index) => ({
+      key,
+      value: name.split('/')[index],
+    })),
+  }));
+  await post(`/metrics/${DEMO.dev.id}`, { metricsData }, { authorization: `Bearer ${authToken}` });
+}
+
 /** Opens the page in a tab of its own. What the page logs as an error of its own makes the test fail. */
-async function openPage(url: string): Promise<Page> {
+async function openPage(
+  url: string,
+  prepare: (page: Page) => Promise<unknown> = async () => undefined,
+): Promise<Page> {
   const page = await browser.newPage();
+  await prepare(page);
   const faults: Error[] = [];
   page.on('pageerror', (fault) => faults.push(fault));
   cleanUps.push(async () => {
@@ -80,6 +111,10 @@ const shows = (page: Page, flag: string, environment: string, state: 'on' | 'off
     .getByRole('switch', { name: `${flag} in ${environment}`, exact: true, checked: state === 'on' })
     .and(page.locator('[aria-busy=false]'))
     .waitFor(SOON);
+const chart = (page: Page, flag: string, environment: string) =>
+  page.getByRole('img', { name: `Evaluations of ${flag} in ${environment}, hour by hour`, exact: true });
+const cell = (page: Page, flag: string, environment: string) =>
+  page.getByRole('cell').filter({ has: toggle(page, flag, environment) });
 
 describe('The page of the control plane', () => {
   it('shows each flag in each environment, with what it serves', async () => {
@@ -227,6 +262,59 @@ describe('The page of the control plane', () => {
     await shows(page, 'theme', 'prod', 'off');
   });
 
+  it('shows what was evaluated in the last day, as it is reported, and when last if nothing was', async () => {
+    const { url } = await start();
+    await report(url, { 'theme/classic': 4 }, 49);
+    const page = await openPage(url);
+    await live(page);
+    await cell(page, 'dark-mode', 'dev').getByText('No evaluations in 24 h', { exact: true }).waitFor(SOON);
+    await cell(page, 'theme', 'dev').getByText('No evaluations in 24 h, last 2 days ago').waitFor(SOON);
+    expect(await page.getByRole('img', { name: 'Evaluations' }).count()).toBe(0);
+
+    await report(url, { 'dark-mode/true': 1500, 'dark-mode/false': 499 }, 3);
+    await report(url, { 'dark-mode/a variation that is gone': 1 });
+    const darkMode = cell(page, 'dark-mode', 'dev');
+    await darkMode
+      .getByText(/^True: 1,500, False: 499, others: 1\. Most in the hour from .+: 1,999\.$/)
+      .waitFor(SOON);
+    await darkMode.getByText('2K evaluations in 24 h').waitFor(SOON);
+    expect(await darkMode.getByRole('listitem').allTextContents()).toEqual([
+      'True 75 %',
+      'False 25 %',
+      'others < 1 %',
+    ]);
+    const bars = chart(page, 'dark-mode', 'dev').locator('path:not(.ground)');
+    expect(await bars.evaluateAll((paths) => paths.map((path) => path.getAttribute('class')))).toEqual([
+      'v0',
+      'v1',
+      'others',
+    ]);
+    // Both stand on each other in one hour, as high as the chart; the one of now is small, and there.
+    const boxes = await Promise.all((await bars.all()).map((bar) => bar.boundingBox()));
+    expect(boxes[0]!.x).toBe(boxes[1]!.x);
+    expect(boxes[1]!.y + boxes[1]!.height).toBeCloseTo(boxes[0]!.y, 0);
+    expect(boxes[2]!.x).toBeGreaterThan(boxes[0]!.x + boxes[0]!.width);
+    expect(boxes[2]!.height).toBeGreaterThanOrEqual(1.5);
+    await cell(page, 'dark-mode', 'prod').getByText('No evaluations in 24 h', { exact: true }).waitFor(SOON);
+    expect(await chart(page, 'dark-mode', 'prod').count()).toBe(0);
+  });
+
+  it('goes on without charts while the counts cannot be read, and shows them when they can', async () => {
+    const { url, turn } = await start();
+    await report(url, { 'dark-mode/true': 5 });
+    const page = await openPage(url, (tab) =>
+      tab.route('**/admin/metrics**', (route) => route.fulfill({ status: 500, json: { message: 'broken' } })),
+    );
+    await live(page);
+    await turn('theme', 'dev', 'off');
+    await shows(page, 'theme', 'dev', 'off');
+    expect(await page.getByText('evaluations in').count()).toBe(0);
+    await page.unroute('**/admin/metrics**');
+    await report(url, { 'dark-mode/true': 2 });
+    await cell(page, 'dark-mode', 'dev').getByText('7 evaluations in 24 h').waitFor(SOON);
+    await cell(page, 'dark-mode', 'prod').getByText('No evaluations in 24 h').waitFor(SOON);
+  });
+
   it('finds flags by name, kind and description', async () => {
     const { url, admin } = await start();
     const page = await openPage(url);
@@ -267,9 +355,11 @@ describe('The page of the control plane', () => {
 
   it('fits a phone', async () => {
     const { url } = await start();
+    await report(url, { 'page-size/small': 1, 'page-size/medium': 2, 'page-size/large': 3 });
     const page = await openPage(url);
     await page.setViewportSize({ width: 360, height: 740 });
     await live(page);
+    await chart(page, 'page-size', 'dev').waitFor(SOON);
     const box = await page.locator('html').boundingBox();
     expect(box?.width).toBe(360);
     const boxes = await Promise.all((await page.getByRole('switch').all()).map((each) => each.boundingBox()));

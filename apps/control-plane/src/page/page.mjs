@@ -9,6 +9,10 @@ const ANSWER_TIMEOUT_MS = 10_000;
 /** The server sends something every 10 s. */
 const SILENCE_MS = 25_000;
 const LONGEST_WAIT_MS = 10_000;
+/** Reports may come at any pace; the charts are read no more often. */
+const COUNTS_PAUSE_MS = 2_000;
+/** Variations with a colour of their own; the others share one. */
+const COLOURS = 4;
 
 const byId = (id) => document.getElementById(id);
 
@@ -18,6 +22,8 @@ let scope = {};
 let environments = [];
 /** Environment identifier → flag identifier → the admin API's feature with its `envProperties`. */
 const known = new Map();
+/** Environment identifier → `{ from, to, flags }`, with flags by identifier → the admin API's series of each variation. */
+const counted = new Map();
 /** Switches on their way, by `pendingKey` → the state they go to. */
 const pending = new Map();
 /** Flag identifier → its row on the page. */
@@ -114,6 +120,45 @@ async function readEnvironment(environmentIdentifier) {
   known.set(environmentIdentifier, new Map(features.map((feature) => [feature.identifier, feature])));
 }
 
+const uncounted = new Set();
+let counting;
+
+/**
+ * Reads what was counted in these environments and shows it. Without the charts the page is still of use: what fails is
+ * tried again at the next message, or half a minute later.
+ */
+function readCounts(identifiers) {
+  for (const identifier of identifiers) uncounted.add(identifier);
+  counting ??= readAllCounts().finally(() => {
+    counting = undefined;
+  });
+}
+
+async function readAllCounts() {
+  while (uncounted.size > 0 && !document.hidden) {
+    const batch = [...uncounted];
+    uncounted.clear();
+    const results = await Promise.allSettled(batch.map(readCountsOf));
+    results.forEach(({ status }, index) => status === 'rejected' && uncounted.add(batch[index]));
+    show();
+    if (results.some(({ status }) => status === 'rejected')) return;
+    await pause(COUNTS_PAUSE_MS);
+  }
+}
+
+async function readCountsOf(environmentIdentifier) {
+  let range;
+  const series = await everyPage('/metrics', { environmentIdentifier }, (page) => {
+    range = page;
+    return page.series;
+  });
+  counted.set(environmentIdentifier, {
+    from: range.from,
+    to: range.to,
+    flags: Map.groupBy(series, ({ flag }) => flag),
+  });
+}
+
 async function readEverything() {
   scope = {};
   const [project] = await everyPage('/projects', {}, (page) => page.projects);
@@ -125,7 +170,9 @@ async function readEverything() {
   byId('project').textContent = `Project ${project.name}`;
   const found = await everyPage('/environments', {}, (page) => page.environments);
   if (JSON.stringify(found) !== JSON.stringify(environments)) layOut(found);
-  await read(environments.map(({ identifier }) => identifier));
+  const identifiers = environments.map(({ identifier }) => identifier);
+  await read(identifiers);
+  readCounts(identifiers);
 }
 
 /** Follows the server's messages until the connection ends, in whatever way. Opens before it reads: nothing is missed. */
@@ -156,11 +203,14 @@ async function follow(connection) {
 }
 
 /** Reads what the messages are about; everything, where they name an environment that is not shown. */
-function hear(messages) {
-  const concerned = messages.map(
-    ({ environment }) => environments.find(({ id }) => id === environment)?.identifier,
+async function hear(messages) {
+  const concerned = ({ environment }) => environments.find(({ id }) => id === environment)?.identifier;
+  const [counts, changes] = [true, false].map((areCounts) =>
+    messages.filter(({ domain }) => (domain === 'metrics') === areCounts).map(concerned),
   );
-  return concerned.includes(undefined) ? readEverything() : read(concerned);
+  if ([...counts, ...changes].includes(undefined)) return readEverything();
+  if (changes.length > 0) await read(changes);
+  if (counts.length > 0) readCounts(counts);
 }
 
 async function stayConnected() {
@@ -265,6 +315,7 @@ function layOut(found) {
   environments = found;
   rows.clear();
   known.clear();
+  counted.clear();
   byId('rows').replaceChildren();
   byId('head').replaceChildren(
     element('th', { scope: 'col', role: 'columnheader' }, 'Flag'),
@@ -344,6 +395,7 @@ function makeCell(flag, environment) {
     hints: element('ul', { class: 'hints', 'aria-label': 'Targeting' }),
     version: element('span'),
     time: element('time'),
+    chart: makeChart(`${flag} in ${environment.identifier}`),
   };
   cell.switch.addEventListener('click', () => void toggle(flag, environment.identifier));
   cell.body = element(
@@ -354,6 +406,7 @@ function makeCell(flag, environment) {
     element('div', { class: 'served' }, cell.onLabel, cell.onValue, cell.offLabel, cell.offValue),
     cell.hints,
     element('p', { class: 'changed' }, cell.version, cell.time),
+    cell.chart.element,
   );
   cell.element = element('td', { role: 'cell' }, cell.body);
   return cell;
@@ -366,6 +419,7 @@ function showRow(identifier, row, highlight) {
     row.feature = feature ?? row.feature;
     if (feature?.envProperties) {
       showCell(cell, feature, pending.get(pendingKey(identifier, environment)), highlight);
+      showChart(cell.chart, feature, counted.get(environment));
     }
   }
   setText(row.name, row.feature.name);
@@ -400,6 +454,146 @@ function showCell(cell, feature, stateOnItsWay, highlight) {
   cell.content = content;
 }
 
+// ---- Charts: how often each variation was served, hour by hour
+
+const CHART = { width: 240, height: 32 };
+const HOUR_MS = 3_600_000;
+
+function makeChart(where) {
+  const id = `chart-${crypto.randomUUID()}`;
+  const svg = svgElement('svg', {
+    viewBox: `0 0 ${CHART.width} ${CHART.height}`,
+    preserveAspectRatio: 'none',
+    role: 'img',
+    'aria-labelledby': `${id}-title`,
+    'aria-describedby': `${id}-text`,
+  });
+  const title = svgElement('title', { id: `${id}-title` });
+  title.textContent = `Evaluations of ${where}, hour by hour`;
+  const chart = {
+    title,
+    svg,
+    sum: element('span'),
+    legend: element('ul', { class: 'legend', 'aria-label': `Variations of ${where}` }),
+    text: element('p', { id: `${id}-text`, class: 'hearable' }),
+  };
+  chart.element = element(
+    'div',
+    { class: 'chart', hidden: '' },
+    svg,
+    element('div', { class: 'counted' }, chart.sum, chart.legend),
+    chart.text,
+  );
+  return chart;
+}
+
+function svgElement(tag, attributes) {
+  const made = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function showChart(chart, feature, counts) {
+  chart.element.hidden = !counts;
+  if (!counts) return;
+  const series = counts.flags.get(feature.identifier) ?? [];
+  const content = JSON.stringify([counts.from, counts.to, series, feature.variations]);
+  if (content === chart.content) return;
+  chart.content = content;
+
+  const hours = Math.round((counts.to - counts.from) / HOUR_MS);
+  const parts = partsOf(feature, series, counts, hours);
+  const sums = Array.from({ length: hours }, (_, hour) =>
+    parts.reduce((sum, { perHour }) => sum + perHour[hour], 0),
+  );
+  const total = parts.reduce((sum, part) => sum + part.total, 0);
+  const lastAccess = Math.max(...series.map((each) => each.lastAccess));
+  chart.svg.toggleAttribute('hidden', total === 0);
+  chart.svg.replaceChildren(chart.title, ...bars(parts, sums));
+  if (total === 0) {
+    const last = series.length === 0 ? '' : `, last ${ago(lastAccess)}`;
+    setText(chart.sum, `No evaluations in ${hours} h${last}`);
+    chart.legend.replaceChildren();
+    setText(chart.text, '');
+    return;
+  }
+  setText(chart.sum, `${brief.format(total)} ${total === 1 ? 'evaluation' : 'evaluations'} in ${hours} h`);
+  chart.legend.replaceChildren(
+    ...parts.map((part) =>
+      element(
+        'li',
+        { title: `${part.name}: ${exact.format(part.total)}` },
+        element('i', { class: part.colour, 'aria-hidden': 'true' }),
+        element('span', {}, part.name),
+        ` ${share(part.total, total)}`,
+      ),
+    ),
+  );
+  const most = sums.indexOf(Math.max(...sums));
+  const busiest = new Date(counts.from + most * HOUR_MS).toLocaleString();
+  setText(
+    chart.text,
+    `${parts.map((part) => `${part.name}: ${exact.format(part.total)}`).join(', ')}. ` +
+      `Most in the hour from ${busiest}: ${exact.format(sums[most])}.`,
+  );
+}
+
+/** What was served, variation by variation in the flag's order; those without a colour of their own together. */
+function partsOf(feature, series, { from }, hours) {
+  const parts = new Map();
+  for (const { variation, counts, total } of series) {
+    const index = feature.variations.findIndex(({ identifier }) => identifier === variation);
+    const isOwn = index >= 0 && index < COLOURS;
+    const key = isOwn ? index : COLOURS;
+    const part = parts.get(key) ?? {
+      name: isOwn ? feature.variations[index].name || variation : 'others',
+      colour: isOwn ? `v${index}` : 'others',
+      total: 0,
+      perHour: Array.from({ length: hours }, () => 0),
+    };
+    part.total += total;
+    for (const { time, count } of counts) part.perHour[Math.round((time - from) / HOUR_MS)] += count;
+    parts.set(key, part);
+  }
+  return [...parts]
+    .toSorted(([a], [b]) => a - b)
+    .map(([, part]) => part)
+    .filter(({ total }) => total > 0);
+}
+
+/** A line to stand on, and stacked bars: one path for each variation, whatever the number of hours. */
+function bars(parts, sums) {
+  const step = CHART.width / sums.length;
+  const ground = CHART.height - 1;
+  const highest = Math.max(...sums);
+  // One evaluation beside thousands is still to be seen.
+  const heights = sums.map((sum) => (sum === 0 ? 0 : Math.max(2, (sum / highest) * ground)));
+  const tops = sums.map(() => ground);
+  const line = svgElement('path', { class: 'ground', d: `M0 ${ground + 0.5}H${CHART.width}` });
+  const paths = parts.map(({ colour, perHour }) => {
+    const bar = (count, hour) => {
+      if (count === 0) return '';
+      const height = (count / sums[hour]) * heights[hour];
+      tops[hour] -= height;
+      const left = hour * step + step * 0.1;
+      return `M${rounded(left)} ${rounded(tops[hour])}h${rounded(step * 0.8)}v${rounded(height)}h-${rounded(step * 0.8)}z`;
+    };
+    return svgElement('path', { class: colour, d: perHour.map(bar).join('') });
+  });
+  return [line, ...paths];
+}
+
+const rounded = (number) => Math.round(number * 100) / 100;
+const brief = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
+const exact = new Intl.NumberFormat('en');
+
+function share(part, total) {
+  const percent = (part / total) * 100;
+  if (percent < 1) return '< 1 %';
+  if (percent > 99 && percent < 100) return '> 99 %';
+  return `${Math.round(percent)} %`;
+}
+
 function served(feature, { variation, distribution }) {
   if (!distribution) return [value(feature, variation)];
   return distribution.variations.map((part) =>
@@ -423,7 +617,7 @@ function hints({ prerequisites, envProperties: { rules, variationMap } }) {
   );
   const mapped = variationMap.map(({ variation, targets, targetSegments }) => {
     const who = [
-      ...(targets?.length ? [counted(targets.length, 'target')] : []),
+      ...(targets?.length ? [numberOf(targets.length, 'target')] : []),
       ...(targetSegments ?? []).map((group) => `group ${group}`),
     ];
     return `${who.join(', ')} → ${variation}`;
@@ -436,11 +630,11 @@ function hints({ prerequisites, envProperties: { rules, variationMap } }) {
     );
     return `${conditions.join(' and ')} → ${serve.variation ?? 'split'}`;
   });
-  const more = rules.length > 3 ? [counted(rules.length - 3, 'more rule')] : [];
+  const more = rules.length > 3 ? [numberOf(rules.length - 3, 'more rule')] : [];
   return [...needed, ...mapped, ...ruled, ...more];
 }
 
-const counted = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
+const numberOf = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
 
 const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' });
 
@@ -468,7 +662,7 @@ function search() {
   setText(byId('nomatch-text'), `No flag matches “${text}”`);
   setText(
     byId('count'),
-    found === rows.size ? counted(found, 'flag') : `${found} of ${counted(rows.size, 'flag')}`,
+    found === rows.size ? numberOf(found, 'flag') : `${found} of ${numberOf(rows.size, 'flag')}`,
   );
 }
 
@@ -487,6 +681,9 @@ document.addEventListener('keydown', (event) => {
   byId('search').focus();
 });
 setInterval(() => {
+  // What could not be read, and whatever has become older by an hour.
+  const hour = Math.floor(Date.now() / HOUR_MS) * HOUR_MS;
+  readCounts([...counted].filter(([, { to }]) => to <= hour).map(([identifier]) => identifier));
   for (const { cells } of rows.values()) {
     for (const { time } of cells.values()) if (time.dateTime) setText(time, ago(Date.parse(time.dateTime)));
   }
