@@ -76,6 +76,11 @@ const COUNTS_QUERY = ENVIRONMENT_SCOPE.extend({
   message: 'must be before to',
 });
 
+const FEATURE_METRICS_QUERY = ENVIRONMENT_SCOPE.extend({
+  ...PAGE,
+  featureIDs: z.union([NAME.transform((name) => [name]), z.array(NAME).max(1000)]).optional(),
+});
+
 const NEW_FEATURE = z
   .object({
     identifier: IDENTIFIER,
@@ -187,7 +192,7 @@ export class AdminGuard implements CanActivate {
 const sameText = (a: string, b: string) => timingSafeEqual(digest(a), digest(b));
 const digest = (text: string) => createHash('sha256').update(text).digest();
 
-/** The part of the SaaS's admin API by which flags are seen, made, switched and removed (admin API §1, 3, 5, 9). */
+/** The part of the SaaS's admin API by which flags are seen, made, switched and removed (admin API §1, 3, 5, 7, 9). */
 @UseGuards(AdminGuard)
 @Controller(['gateway/cf/admin', 'cf/admin'])
 export class AdminApiController {
@@ -244,6 +249,30 @@ export class AdminApiController {
       features: items.map((stored) => featureView(project, stored, flags.get(stored.feature.identifier))),
       ...paging,
     };
+  }
+
+  /** What became of each flag in the last 30 days (admin API §7): never a 404, flags that are not known are left out. */
+  @Get('features/metrics')
+  featureMetrics(@Query() query: unknown) {
+    const { featureIDs, ...read } = validated(FEATURE_METRICS_QUERY, query);
+    const project = this.project(read);
+    const environment = this.environmentNamed(project, read.environmentIdentifier);
+    const wanted = this.registry
+      .features(project)
+      .filter(({ feature }) => featureIDs?.includes(feature.identifier) ?? true);
+    const { items } = pageOf(wanted, read.pageNumber, read.pageSize);
+    const shown = new Set(items.map(({ feature }) => feature.identifier));
+    const groups = this.counts
+      .groups(environment.id, {}, ['flag', 'variation'])
+      .filter(({ names }) => shown.has(names.flag ?? ''));
+    const totals = this.counts
+      .inTime(groups, this.counts.rangeOf('day'))
+      .map((counts) => counts.reduce((sum, { count }) => sum + count, 0));
+    const byFlag = Map.groupBy(
+      groups.map(({ names, lastAccess }, index) => ({ ...names, lastAccess, total: totals[index] ?? 0 })),
+      ({ flag }) => flag,
+    );
+    return items.map(({ feature }) => metricsView(feature, byFlag.get(feature.identifier) ?? []));
   }
 
   @Get('features/:identifier')
@@ -386,6 +415,27 @@ function featureView(
     createdAt,
     modifiedAt,
     ...(inEnvironment && { envProperties: environmentProperties(inEnvironment) }),
+  };
+}
+
+const ACTIVE_MS = 7 * 86_400_000;
+
+function metricsView(
+  { identifier, name, variations }: Feature,
+  counted: readonly { variation?: string | undefined; lastAccess: number; total: number }[],
+) {
+  const lastAccess = Math.max(0, ...counted.map((each) => each.lastAccess));
+  const status =
+    lastAccess === 0 ? 'never-requested' : Date.now() - lastAccess < ACTIVE_MS ? 'active' : 'inactive';
+  return {
+    identifier,
+    name,
+    results: variations.map((variation) => ({
+      variationIdentifier: variation.identifier,
+      variationName: variation.name ?? variation.identifier,
+      count: counted.find((each) => each.variation === variation.identifier)?.total ?? 0,
+    })),
+    status: { status, lastAccess },
   };
 }
 

@@ -876,6 +876,49 @@ describe('Evaluation counts', () => {
     expect(byFlag.body.series[0]).not.toHaveProperty('variation');
   });
 
+  it('are told flag by flag, with when each was last asked for', async () => {
+    const { post, admin, url } = await started();
+    const LONG_AGO = HOUR - 8 * 24 * HOUR_MS;
+    await post({
+      metricsData: [
+        entry('dark-mode', 'true', 2, HOUR + 7),
+        entry('dark-mode', 'true', 3, HOUR),
+        entry('dark-mode', 'gone', 1),
+        entry('theme', 'classic', 4, LONG_AGO),
+        entry('page-size', 'small', 5, HOUR - 31 * 24 * HOUR_MS),
+      ],
+    });
+    const { status, body } = await admin('GET', '/features/metrics', IN_DEV);
+    expect(status).toBe(200);
+    expect(
+      body.map(({ identifier, status: is }: { identifier: string; status: unknown }) => [identifier, is]),
+    ).toEqual([
+      ['banner-text', { status: 'never-requested', lastAccess: 0 }],
+      ['dark-mode', { status: 'active', lastAccess: HOUR + 7 }],
+      ['page-size', { status: 'inactive', lastAccess: HOUR - 31 * 24 * HOUR_MS }],
+      ['theme', { status: 'inactive', lastAccess: LONG_AGO }],
+    ]);
+    expect(body[1]).toMatchObject({
+      name: 'Dark mode',
+      results: [
+        { variationIdentifier: 'true', variationName: 'True', count: 5 },
+        { variationIdentifier: 'false', variationName: 'False', count: 0 },
+      ],
+    });
+    expect(body[3].results[0]).toMatchObject({ variationIdentifier: 'classic', count: 4 });
+    const some = async (query: string) => {
+      const scope = new URLSearchParams(IN_DEV).toString();
+      const response = await fetch(`${url}/cf/admin/features/metrics?${scope}&${query}`, { headers: ADMIN });
+      return ((await response.json()) as { identifier: string }[]).map(({ identifier }) => identifier);
+    };
+    expect(await some('featureIDs=theme&featureIDs=unknown&featureIDs=dark-mode')).toEqual([
+      'dark-mode',
+      'theme',
+    ]);
+    expect(await some('featureIDs=theme')).toEqual(['theme']);
+    expect(await some('pageNumber=1&pageSize=3')).toEqual(['theme']);
+  });
+
   it('are read in buckets that are whole, and no further back than those are kept', async () => {
     const { read } = await started();
     const { body: hours } = await read();
