@@ -385,7 +385,7 @@ export class AdminApiController {
     const faults = feature.prerequisites.flatMap((prerequisite, index) => {
       const known = this.registry.feature(project, prerequisite.feature)?.feature.variations;
       if (!known) return [`prerequisites.${index}.feature: flag ${prerequisite.feature} is not known`];
-      const unknown = prerequisite.variations.filter(
+      const unknown = (prerequisite.variations ?? []).filter(
         (id) => !known.some(({ identifier }) => identifier === id),
       );
       return unknown.map(

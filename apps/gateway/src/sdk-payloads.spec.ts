@@ -20,10 +20,10 @@ const flag: Flag = {
   version: 7,
 };
 
-const email = (value: string): Clause => ({
+const email = (...values: string[]): Clause => ({
   attribute: 'email',
   op: 'equal',
-  values: [value],
+  values,
   negate: false,
 });
 const servingRule = (...clauses: Clause[]): ServingRule => ({ ruleId: 'r', priority: 1, clauses });
@@ -74,6 +74,26 @@ describe('A flag for SDKs', () => {
   it('has no list that is null', () => {
     const read = readFlag({ rules: null, prerequisites: null, variationToTargetMap: null });
     expect(read).toEqual({ ...flag, variationToTargetMap: [] });
+    const inner = readFlag({
+      rules: [
+        { priority: 1, serve: {}, clauses: null },
+        { priority: 2, serve: {}, clauses: [{ attribute: 'email', op: 'equal', values: null }] },
+      ],
+      prerequisites: [{ feature: 'other', variations: null }],
+    });
+    expect(inner).toMatchObject({
+      rules: [{ clauses: [] }, { clauses: [email()] }],
+      prerequisites: [{ feature: 'other', variations: [] }],
+    });
+    const clause = { attribute: 'email', op: 'equal', values: null };
+    const group = { identifier: 'g', name: 'G', rules: [clause] };
+    expect(asRead(sdkSegment(group, false))['rules']).toEqual([email()]);
+    const rules = [
+      { priority: 1, clauses: null },
+      { priority: 2, clauses: [clause] },
+    ];
+    const anded = asRead(sdkSegment({ ...group, servingRules: rules }, true));
+    expect(anded['servingRules']).toMatchObject([{ clauses: [] }, { clauses: [email()] }]);
   });
 
   it('has a target map, with targets in every entry, when the upstream left them out', () => {
@@ -252,9 +272,9 @@ describe('A target group for SDKs', () => {
 
 /** How SDKs read rules of `equal` clauses: serving rules win, each needs all its clauses; of old rules any suffices. */
 function matches({ rules, servingRules }: Segment, target: Record<string, string>): boolean {
-  const holds = ({ attribute, values }: Clause) => values.includes(target[attribute] ?? '');
+  const holds = ({ attribute, values }: Clause) => values?.includes(target[attribute] ?? '');
   return servingRules?.length
-    ? servingRules.some(({ clauses }) => clauses.every(holds))
+    ? servingRules.some(({ clauses }) => clauses?.every(holds))
     : (rules ?? []).some(holds);
 }
 

@@ -13,7 +13,8 @@ export function sdkFlag(flag: Flag): object {
   const told = withoutNulls(flag);
   return {
     ...told,
-    rules: told.rules?.map((rule) => ({ ...rule, clauses: rule.clauses.map(sdkClause) })),
+    rules: told.rules?.map((rule) => ({ ...rule, clauses: sdkClauses(rule.clauses) })),
+    prerequisites: told.prerequisites?.map((each) => ({ ...each, variations: each.variations ?? [] })),
     variationToTargetMap: (told.variationToTargetMap ?? []).map((mapping) => ({
       ...mapping,
       targets: mapping.targets ?? [],
@@ -40,7 +41,7 @@ export function sdkSegment(segment: Segment, servingRules: boolean): object {
 }
 
 function decidingAlone(rules: readonly ServingRule[]): readonly Clause[] {
-  return rules.flatMap(({ clauses }) => (clauses.length === 1 ? clauses : []));
+  return rules.flatMap(({ clauses }) => (clauses?.length === 1 ? clauses : []));
 }
 
 /** The message on an SDK's stream; undefined for what SDKs are not told. */
@@ -85,15 +86,19 @@ export function sdkVersion(version: number | null | undefined): number {
   return Math.max(1, version ?? 1);
 }
 
+function sdkClauses(clauses: readonly Clause[] | null | undefined): readonly object[] {
+  return (clauses ?? []).map(sdkClause);
+}
+
 function sdkClause(clause: Clause): object {
-  return { ...clause, negate: clause.negate ?? false };
+  return { ...clause, values: clause.values ?? [], negate: clause.negate ?? false };
 }
 
 function sdkServingRule(rule: ServingRule): object {
   return {
     ...rule,
     ruleId: rule.ruleId ?? `rule-${rule.priority}`,
-    clauses: rule.clauses.map(sdkClause),
+    clauses: sdkClauses(rule.clauses),
   };
 }
 

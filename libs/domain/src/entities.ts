@@ -23,14 +23,14 @@ export interface Clause {
   readonly id?: string | null | undefined;
   readonly attribute: string;
   readonly op: string;
-  readonly values: readonly string[];
+  readonly values?: readonly string[] | null | undefined;
   readonly negate?: boolean | null | undefined;
 }
 
 export interface FlagRule {
   readonly ruleId?: string | null | undefined;
   readonly priority: number;
-  readonly clauses: readonly Clause[];
+  readonly clauses?: readonly Clause[] | null | undefined;
   readonly serve: Serve;
 }
 
@@ -42,7 +42,7 @@ export interface VariationMapping {
 
 export interface Prerequisite {
   readonly feature: string;
-  readonly variations: readonly string[];
+  readonly variations?: readonly string[] | null | undefined;
 }
 
 /** A flag in one environment (the protocol's FeatureConfig). */
@@ -75,7 +75,7 @@ export interface ListedTarget {
 export interface ServingRule {
   readonly ruleId?: string | null | undefined;
   readonly priority: number;
-  readonly clauses: readonly Clause[];
+  readonly clauses?: readonly Clause[] | null | undefined;
 }
 
 /** A target group. `rules`: any clause matches; `servingRules`: any rule whose clauses all match. */

@@ -119,6 +119,17 @@ describe('Where the published evaluators disagree', () => {
     expect(served(flag('f', { rules: [rule([])] }))).toBe('yes');
   });
 
+  it.each([null, undefined])('a list that is %s is empty', (nothing) => {
+    const empty: Clause = { attribute: 'plan', op: 'equal', values: nothing };
+    expect(holds(empty, annWith({ plan: 'pro' }))).toBe(false);
+    expect(served(flag('f', { rules: [{ ...rule([]), clauses: nothing }] }))).toBe('yes');
+    expect(served([flag('f', { prerequisites: [{ feature: 'g', variations: nothing }] }), flag('g')])).toBe(
+      'off',
+    );
+    const groups = [group('g', { servingRules: [{ priority: 1, clauses: nothing }], rules: [empty] })];
+    expect(holds(inGroups('g'), ann, groups)).toBe(false);
+  });
+
   it('of a rule that serves both, the distribution is taken', () => {
     const serve = { variation: 'a', ...split('identifier', ['b', 100]) };
     expect(served(flag('f', { rules: [rule([], serve)] }))).toBe('b');

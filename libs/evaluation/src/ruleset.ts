@@ -158,7 +158,7 @@ class Evaluating implements Call {
         const served = child && this.served(child);
         if (!served || !isAnswered(served)) break;
         const known = child.metFor === this.number;
-        if (!variations.includes(served.variation) || (known && !child.met)) {
+        if (!variations?.includes(served.variation) || (known && !child.met)) {
           failed.add(parent);
           break;
         }
@@ -231,7 +231,7 @@ class CompiledGroup {
     this.included = identifiersIn(included);
     this.excluded = identifiersIn(excluded);
     const ways = servingRules?.length
-      ? servingRules.map(({ clauses }) => clauses).filter((clauses) => clauses.length > 0)
+      ? servingRules.map(({ clauses }) => clauses ?? []).filter((clauses) => clauses.length > 0)
       : (rules ?? []).map((clause) => [clause]);
     this.applies = anyOf(ways.map((clauses) => allOf(clauses.map((clause) => conditionOf(clause, slots)))));
     this.asks = ways.flat().flatMap((clause) => groupsIn(clause, slots));
@@ -296,7 +296,7 @@ class CompiledFlag {
       .map(({ clauses, serve }) => {
         const answer = answers.of(serve.variation, 'TARGETING_MATCH');
         return {
-          applies: allOf(clauses.map((clause) => conditionOf(clause, slots))),
+          applies: allOf((clauses ?? []).map((clause) => conditionOf(clause, slots))),
           outcome: splitOf(serve, answers, slots) ?? (() => answer),
         };
       });

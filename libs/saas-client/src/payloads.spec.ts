@@ -45,6 +45,7 @@ describe('A list of flags', () => {
   it.each([
     ['lacks a field', without(flag('bad'), 'defaultServe'), /^bad: defaultServe: /],
     ['is of an unknown kind', flag('bad', { kind: 'float' }), /^bad: kind: /],
+    ['is in an unknown state', flag('bad', { state: 'ON' }), /^bad: state: /],
     ['has text for a version', flag('bad', { version: '7' }), /^bad: version: /],
     ['has a negative version', flag('bad', { version: -1 }), /^bad: version: /],
     [
@@ -87,6 +88,11 @@ describe('A list of flags', () => {
     const inner = flag('inner', {
       variationToTargetMap: [{ variation: 'true', targets: null, targetSegments: null }],
       defaultServe: { variation: null, distribution: null },
+      rules: [
+        { priority: 1, serve: {}, clauses: null },
+        { priority: 2, serve: {}, clauses: [{ attribute: 'a', op: 'equal', values: null }] },
+      ],
+      prerequisites: [{ feature: 'bare', variations: null }],
     });
     expect(flagsIn([bare, nulls, inner])).toEqual({ items: [bare, nulls, inner], faults: [] });
   });
@@ -120,9 +126,9 @@ describe('A list of target groups', () => {
       /^bad: included\.0\.identifier: /,
     ],
     [
-      'has a clause without values',
-      segment('bad', { rules: [{ attribute: 'a', op: 'equal' }] }),
-      /^bad: rules\.0\.values: /,
+      'has a clause without an attribute',
+      segment('bad', { rules: [{ op: 'equal', values: ['a'] }] }),
+      /^bad: rules\.0\.attribute: /,
     ],
     ['is named by half a character', segment('a\uDC00'), /identifier: is no whole Unicode text/],
   ])('keeps the good ones when one %s, and names the fault', (_, bad, fault) => {
@@ -143,7 +149,12 @@ describe('A list of target groups', () => {
       servingRules: null,
       version: null,
     });
-    expect(segmentsIn([nulls, segment('b')])).toEqual({ items: [nulls, segment('b')], faults: [] });
+    const inner = segment('c', {
+      rules: [{ attribute: 'a', op: 'equal', values: null }],
+      servingRules: [{ priority: 1, clauses: null }],
+    });
+    const list = [nulls, segment('b'), inner];
+    expect(segmentsIn(list)).toEqual({ items: list, faults: [] });
   });
 });
 

@@ -22,7 +22,7 @@ const clause = z.looseObject({
   id: asItCame,
   attribute: z.string(),
   op: z.string(),
-  values: z.array(z.string()),
+  values: z.array(z.string()).nullish(),
   negate: z.boolean().nullish(),
 });
 const serve = z.looseObject({
@@ -57,15 +57,18 @@ const flag = z.looseObject({
   feature: identifier,
   project: z.string(),
   environment: z.string(),
+  // Of a kind or state that they do not know, Java and Python SDKs cannot read the list with all the others.
   kind: z.enum(['boolean', 'int', 'string', 'json']),
   state: z.enum(['on', 'off']),
   variations: z.array(variation),
   offVariation: z.string(),
   defaultServe: serve,
   rules: z
-    .array(z.looseObject({ ruleId: asItCame, priority: z.int(), clauses: z.array(clause), serve }))
+    .array(z.looseObject({ ruleId: asItCame, priority: z.int(), clauses: z.array(clause).nullish(), serve }))
     .nullish(),
-  prerequisites: z.array(z.looseObject({ feature: z.string(), variations: z.array(z.string()) })).nullish(),
+  prerequisites: z
+    .array(z.looseObject({ feature: z.string(), variations: z.array(z.string()).nullish() }))
+    .nullish(),
   variationToTargetMap: z
     .array(
       z.looseObject({
@@ -89,7 +92,7 @@ const segment = z.looseObject({
   excluded: z.array(listedTarget).nullish(),
   rules: z.array(clause).nullish(),
   servingRules: z
-    .array(z.looseObject({ ruleId: asItCame, priority: z.int(), clauses: z.array(clause) }))
+    .array(z.looseObject({ ruleId: asItCame, priority: z.int(), clauses: z.array(clause).nullish() }))
     .nullish(),
   version,
 });
