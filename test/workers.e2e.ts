@@ -7,6 +7,7 @@ import { Admin, eventually, SdkSession } from './support/clients.js';
 import { ServiceSet } from './support/deployments.js';
 import { DEMO, freePort, type Process, runApp } from './support/processes.js';
 import { scrape } from './support/prometheus.js';
+import { head, Wire } from './support/wire.js';
 
 interface WorkerStatus {
   readonly worker: number;
@@ -140,6 +141,36 @@ describe('A gateway with two workers', () => {
     expect(await tellOf(streams, version + 1)).toEqual(streams.map(() => false));
     expect(await exit).toBe(0);
     for (const pid of pids) expect(() => process.kill(pid, 0)).toThrow('ESRCH');
+  });
+
+  it('is unready at once when it is asked to end, takes nobody new, and finishes what is under way', async () => {
+    await set.start(GATEWAY, TWO);
+    const { token } = await SdkSession.signIn(url());
+    const body = '{"metricsData":[]}';
+    const headers = { authorization: `Bearer ${token}`, 'content-length': body.length };
+    const wire = await Wire.to(
+      Number(new URL(url()).port),
+      // Its first answer says that the second request is about to be read.
+      head('GET', '/health') + head('POST', `/metrics/${DEMO.dev.id}`, headers) + body.slice(0, 5),
+    );
+    await wire.answered();
+    wire.text = '';
+    const exit = set.stop(GATEWAY, 'SIGTERM');
+    const stopping = await eventually(ready, ({ status }) => status === 503);
+    expect(stopping.body).toMatchObject({ ready: false, reasons: { gateway: 'it is stopping' } });
+    await eventually(
+      () =>
+        fetch(`${url()}/health`).then(
+          () => 'served',
+          () => 'refused',
+        ),
+      (outcome) => outcome === 'refused',
+    );
+    expect((await ready()).status).toBe(503);
+    wire.socket.write(body.slice(5));
+    await wire.closed;
+    expect([wire.status, wire.text.endsWith('null')]).toEqual([200, true]);
+    expect(await exit).toBe(0);
   });
 
   it('leaves no worker behind when it is killed', async () => {
