@@ -1257,6 +1257,13 @@ describe('Whatever is asked', () => {
     await cleanUp();
   });
 
+  /** Of use at every door, and too deep for whoever descends. */
+  const nested = (depth: number) => {
+    const deep = `${'['.repeat(depth)}${']'.repeat(depth)}`;
+    const target = `{"identifier":"a","attributes":{"x":${deep}}}`;
+    return `{"apiKey":"${DEV_KEY}","target":${target},"context":{"targetingKey":"a","x":${deep}},"metricsData":[${deep}]}`;
+  };
+
   const anyText = fc.oneof(
     fc.string(),
     fc.string({ unit: 'binary' }),
@@ -1285,6 +1292,11 @@ describe('Whatever is asked', () => {
     fc
       .tuple(part, part)
       .map(([name, value]) => `/client/env/${DEV}/target-segments?${name}=${value};${value}`),
+    fc.tuple(part, part).map(([target, flag]) => `/client/env/${DEV}/target/${target}/evaluations/${flag}`),
+    part.map((target) => `/client/env/${DEV}/target/${target}/evaluations`),
+    part.map((key) => `/ofrep/v1/evaluate/flags/${key}`),
+    part.map((word) => `/ofrep/v1/events?token=${word}`),
+    fc.constantFrom('/ofrep/v1/evaluate/flags', '/ofrep/v1/evaluate/flags/a', '/metrics'),
     fc.constantFrom('/client/auth', `/metrics/${DEV}`, '/stream', '/health'),
   );
   // What Node takes from the wire.
@@ -1311,7 +1323,15 @@ describe('Whatever is asked', () => {
       'if-none-match': fc.oneof(headerText, fc.constantFrom('*', '"', 'W/"x", ,')),
       'content-type': headerText,
       'x-request-id': headerText,
-      'harness-target': headerText,
+      'x-api-key': fc.oneof(fc.constant(DEV_KEY), headerText),
+      'harness-target': fc.oneof(
+        headerText,
+        fc.uint8Array().map((bytes) => Buffer.from(bytes).toString('base64')),
+        fc.json().map((json) => Buffer.from(json).toString('base64')),
+        fc
+          .record({ identifier: anyText, attributes: fc.object() })
+          .map((target) => Buffer.from(JSON.stringify(target)).toString('base64')),
+      ),
       'last-event-id': headerText,
       origin: headerText,
       'access-control-request-method': headerText,
@@ -1324,6 +1344,9 @@ describe('Whatever is asked', () => {
     fc.json(),
     fc.jsonValue().map((value) => JSON.stringify({ apiKey: DEV_KEY, target: value })),
     fc.jsonValue().map((value) => JSON.stringify({ metricsData: [value], targetData: value })),
+    fc.jsonValue().map((value) => JSON.stringify({ context: { targetingKey: 'a', value } })),
+    fc.jsonValue().map((value) => JSON.stringify({ context: value })),
+    fc.nat(100_000).map((depth) => nested(depth)),
     fc.constant(`{"apiKey":"${DEV_KEY}","target":{"identifier":"a","attributes":{"__proto__":{"a":1}}}}`),
     fc.integer({ min: 1, max: 700_000 }).map((length) => `"${'x'.repeat(length)}"`),
   );
@@ -1355,14 +1378,39 @@ describe('Whatever is asked', () => {
         });
         expect(STATUSES).toContain(answer.statusCode);
         expect(answer.headers['access-control-allow-origin']).toBe('*');
-        if (answer.statusCode >= 400 && method !== 'HEAD') {
-          expect(answer.json()).toEqual(anError(answer.statusCode));
-        }
+        if (answer.statusCode < 400 || method === 'HEAD') return;
+        const said = answer.json<{ errorCode?: string }>();
+        const text = expect.any(String);
+        if (path.startsWith('/ofrep/v1/evaluate/') && said.errorCode !== undefined)
+          expect(said).toMatchObject({ errorCode: text, errorDetails: text });
+        else expect(said).toEqual(anError(answer.statusCode));
       }),
-      { numRuns: 500, timeout: 5000 },
+      { numRuns: 1000, timeout: 5000 },
     );
     expect(errors).not.toHaveBeenCalled();
     expect((await gateway.read('feature-configs')).status).toBe(200);
+  });
+
+  it('is a stream to whoever may have one, from whatever event they say that they go on', async () => {
+    const wire = await gateway.stream();
+    await gateway.upstream.happens(flag('a', 2));
+    await wire.until('"identifier":"a"');
+    const [log = ''] = wire.lastEventId.split('.');
+    const ids = fc.oneof(
+      headerText,
+      fc.nat().map((sequence) => `${log}.${sequence}`),
+      fc.maxSafeNat().map((sequence) => `${log}.${sequence}`),
+      fc.nat().map((sequence) => `otherlog.${sequence}`),
+    );
+    await fc.assert(
+      fc.asyncProperty(ids, async (id) => {
+        const { head, socket } = await gateway.stream(DEV_KEY, { 'last-event-id': id });
+        expect(head).toMatch(/^http\/1.1 200 /);
+        socket.destroy();
+      }),
+      { numRuns: 100 },
+    );
+    expect(errors).not.toHaveBeenCalled();
   });
 
   it('does not keep the next from being answered, though it is no HTTP at all', async () => {
