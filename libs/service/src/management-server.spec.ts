@@ -1,9 +1,9 @@
 import { once } from 'node:events';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect, createServer } from 'node:net';
 
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
+import fc from 'fast-check';
 
 import { StatusBoard, Telemetry } from '#libs/observability';
 
@@ -67,6 +67,60 @@ describe('The management port', () => {
     expect(response.status).toBe(200);
     expect(response.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
     expect(await response.text()).toContain('\nff_relay_test_total{kind="first"} 1\n');
+  });
+
+  it.each([
+    ['GET', '/nothing/here', 404, /nothing/],
+    ['POST', '/readyz', 405, /POST/],
+    ['GET', '/%zz', 400, /zz/],
+  ])('says in the form of RFC 9457 what it cannot answer: %s %s', async (method, path, status, detail) => {
+    const body = method === 'POST' ? { body: 'x'.repeat(2_000_000) } : {};
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, ...body });
+    expect([response.status, response.headers.get('content-type')]).toEqual([
+      status,
+      'application/problem+json; charset=utf-8',
+    ]);
+    expect(await response.json()).toEqual({
+      title: expect.any(String),
+      status,
+      detail: expect.stringMatching(detail),
+    });
+    expect(response.headers.get('allow')).toBe(status === 405 ? 'GET, HEAD' : null);
+  });
+
+  it('says that something went wrong, and not what, when a part cannot be asked', async () => {
+    board.show('gateway', () => {
+      throw new Error('a secret');
+    });
+    const response = await fetch(`http://127.0.0.1:${port}/status`);
+    expect(response.status).toBe(500);
+    expect(await response.text()).not.toContain('secret');
+    expect((await get('/livez')).status).toBe(200);
+  });
+
+  it('answers whatever is asked with a documented status, and goes on', async () => {
+    const word = fc.oneof(
+      fc.constantFrom('livez', 'readyz', 'status', 'metrics', '..', '%', '__proto__', '*', ''),
+      fc.webPath(),
+      fc.string({ unit: 'binary' }).map((text) => encodeURIComponent(text.toWellFormed())),
+      fc.nat(20_000).map((length) => 'x'.repeat(length)),
+    );
+    const path = fc.array(word, { maxLength: 4 }).map((words) => `/${words.join('/')}`);
+    const method = fc.constantFrom('GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH', 'QUERY');
+    const header = fc.stringMatching(/^[\x20-\x7e]{0,30}$/);
+    const body = fc.oneof(fc.constant(''), fc.json(), fc.string());
+    await fc.assert(
+      fc.asyncProperty(method, path, header, body, async (method, path, header, body) => {
+        const socket = connect(port, '127.0.0.1').setEncoding('latin1');
+        const head = `host: a\r\ncontent-type: ${header}\r\ncontent-length: ${Buffer.byteLength(body)}`;
+        socket.write(`${method} ${path} HTTP/1.1\r\n${head}\r\nconnection: close\r\n\r\n${body}`);
+        const [answer] = (await once(socket, 'data')) as [string];
+        expect([200, 400, 404, 405, 431, 503]).toContain(Number(/^HTTP\/1.1 (\d+)/.exec(answer)?.[1]));
+        socket.destroy();
+      }),
+      { numRuns: 500 },
+    );
+    expect((await get('/livez')).status).toBe(200);
   });
 
   it('says what to do when it is taken', async () => {

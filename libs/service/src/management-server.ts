@@ -1,7 +1,8 @@
+import { STATUS_CODES } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
 import { Logger } from '@nestjs/common';
-import { fastify, type FastifyInstance } from 'fastify';
+import { fastify, type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify';
 
 import { type PartStatus, Telemetry } from '#libs/observability';
 
@@ -21,7 +22,7 @@ interface Pages {
  * every part is ready, else 503 with those that are not), `/status` (what every part says), `/metrics` (for Prometheus).
  */
 export class ManagementServer {
-  private readonly server: FastifyInstance = fastify({ forceCloseConnections: true });
+  private readonly server = withProblems();
   private readonly startedAt = new Date().toISOString();
 
   constructor(
@@ -66,7 +67,7 @@ function notReadyIn(parts: Record<string, PartStatus>): [part: string, status: P
 
 /** Answers `/metrics`, and nothing else, on a port of its own, for whoever sets PROMETHEUS_PORT. */
 export class PrometheusServer {
-  private readonly server: FastifyInstance = fastify({ forceCloseConnections: true });
+  private readonly server = withProblems();
 
   constructor(telemetry: Pages) {
     answerMetrics(this.server, telemetry);
@@ -82,6 +83,44 @@ export class PrometheusServer {
   close(): Promise<void> {
     return this.server.close();
   }
+}
+
+/** How long a request may take to arrive. */
+const REQUEST_TIMEOUT_MS = 30_000;
+
+/** A server that says in the form of RFC 9457 what it cannot answer. */
+function withProblems(): FastifyInstance {
+  const server = fastify({
+    forceCloseConnections: true,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    frameworkErrors: (error, _, reply) => void tellProblem(reply, error.statusCode ?? 400, error.message),
+  });
+  const logger = new Logger('Management');
+  // Nobody has anything to send here, of whatever type.
+  server.addHook('onRequest', async ({ headers }) => void delete headers['content-type']);
+  server.removeAllContentTypeParsers();
+  server.addContentTypeParser('*', (_request, _body, done) => done(null));
+  server.setErrorHandler<FastifyError>(({ statusCode = 500, message, stack }, request, reply) => {
+    if (statusCode < 500) return tellProblem(reply, statusCode, message);
+    logger.error(`${request.method} ${request.url.split('?')[0]} failed: ${stack ?? message}`);
+    return tellProblem(reply, statusCode, 'the log of this process says more');
+  });
+  const paths = new Set<string>();
+  server.addHook('onRoute', ({ path }) => void paths.add(path));
+  server.setNotFoundHandler(({ method, url }, reply) => {
+    const path = url.split('?')[0] ?? '';
+    if (!paths.has(path)) return tellProblem(reply, 404, `there is no ${path}`);
+    void reply.header('allow', 'GET, HEAD');
+    return tellProblem(reply, 405, `${method} is not possible here, only GET`);
+  });
+  return server;
+}
+
+function tellProblem(reply: FastifyReply, status: number, detail: string): FastifyReply {
+  return reply
+    .status(status)
+    .headers({ 'content-type': 'application/problem+json; charset=utf-8', 'cache-control': 'no-store' })
+    .send(JSON.stringify({ title: STATUS_CODES[status], status, detail }));
 }
 
 function answerMetrics(server: FastifyInstance, telemetry: Pages): void {
