@@ -106,6 +106,68 @@ describe('What is too large', () => {
   });
 });
 
+describe('What comes in any number', () => {
+  const HEAP_MB = 128;
+  const EACH_BYTES = 400_000;
+  /** Of each kind, twice what the heap holds. */
+  const TIMES = (2 * HEAP_MB * 1_000_000) / EACH_BYTES;
+  const rest = 'x'.repeat(EACH_BYTES);
+
+  it.each<[string, (n: number, token: string) => [path: string, init: RequestInit, status: number]]>([
+    [
+      'sign-ins of other targets',
+      (n) => {
+        const target = { identifier: `target-${n}`, attributes: { rest } };
+        const body = JSON.stringify({ apiKey: DEMO.dev.serverKey, target });
+        return ['/client/auth', { method: 'POST', body }, 200];
+      },
+    ],
+    [
+      'evaluations for other targets',
+      (n, token) => {
+        const target = { identifier: `target-${n}`, attributes: { rest: rest.slice(0, 300_000) } };
+        const header = Buffer.from(JSON.stringify(target)).toString('base64');
+        const headers = { authorization: `Bearer ${token}`, 'harness-target': header };
+        return [`/client/env/${DEMO.dev.id}/target/${n}/evaluations`, { headers }, 200];
+      },
+    ],
+    [
+      'evaluations by OFREP of other contexts',
+      (n) => {
+        const context = { targetingKey: `${n}`, rest: rest.slice(0, 250_000) };
+        const headers = { 'x-api-key': DEMO.dev.serverKey };
+        const body = JSON.stringify({ context });
+        return ['/ofrep/v1/evaluate/flags', { method: 'POST', headers, body }, 200];
+      },
+    ],
+    [
+      'tokens of strangers',
+      (n) => {
+        const headers = { authorization: `Bearer ${n}.${rest}.${n}` };
+        return [`/client/env/${DEMO.dev.id}/feature-configs`, { headers }, 401];
+      },
+    ],
+  ])('does not fill the memory: %s', async (_, request) => {
+    const relay = await startRelay({ NODE_OPTIONS: `--max-old-space-size=${HEAP_MB}` });
+    const { token } = await SdkSession.signIn(relay.url);
+    const statuses = new Set<number>();
+    let status = 0;
+    let sent = 0;
+    const sender = async () => {
+      while (sent < TIMES) {
+        const [path, init, expected] = request(sent++, token);
+        const response = await fetch(`${relay.url}${path}`, init);
+        await response.arrayBuffer();
+        statuses.add(response.status);
+        status = expected;
+      }
+    };
+    await Promise.all(Array.from({ length: 4 }, sender));
+    expect(statuses).toEqual(new Set([status]));
+    expect(await (await SdkSession.signIn(relay.url)).flags()).toContain('dark-mode');
+  });
+});
+
 describe('Who takes their time', () => {
   let relay: Service;
   beforeAll(async () => (relay = await startRelay({ REQUEST_TIMEOUT: '1' })));
