@@ -1,6 +1,7 @@
 /**
- * `npm start`: the relay against the upstream of PROXY_KEY (or beside others, with READ_REPLICA), or else the demo: a control plane with its seeded
- * flags, and a relay beside it. Ctrl-C, SIGTERM, or the end of either ends both.
+ * `npm start`: the relay against the upstream of PROXY_KEY (or beside others, with READ_REPLICA), or else the demo: a
+ * control plane with its seeded flags, and a relay beside it. Ctrl-C, SIGTERM, or the end of either ends both. Settings
+ * may also be flags: `npm start -- --port 7005`.
  */
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
@@ -16,29 +17,38 @@ let stopping = false;
 let exitCode = 0;
 
 prepare();
+// Built only now.
+const { givenSettings } = await import('../dist/libs/config/src/command-line.js');
+const flags = process.argv.slice(2);
+const { environment, faults } = givenSettings(flags, process.env);
 whenAskedToEnd(() => stop(0));
 if (
-  process.env.PROXY_KEY ||
-  process.env.PROXY_KEY_FILE ||
-  process.env.OFFLINE ||
-  /^(true|t|1)$/i.test(process.env.READ_REPLICA ?? '')
+  environment.PROXY_KEY ||
+  environment.PROXY_KEY_FILE ||
+  environment.OFFLINE ||
+  isYes(environment.READ_REPLICA)
 ) {
-  await startService('relay', {});
+  await startService('relay', process.env, flags);
 } else {
   await startDemo();
 }
 
 async function startDemo() {
-  const controlPlanePort = process.env.CONTROL_PLANE_PORT || '7100';
-  const port = process.env.PORT || '7000';
+  if (faults.length > 0) {
+    console.error(faults.join('\n'));
+    process.exit(1);
+  }
+  const controlPlanePort = environment.CONTROL_PLANE_PORT || '7100';
+  const port = environment.PORT || '7000';
   // Apart from the log of an upstream, whose relay must never serve the demo's flags and keys.
-  const dataDir = resolve(process.env.DATA_DIR || './data/demo');
-  const authSecret = process.env.AUTH_SECRET || demoSecret(dataDir);
-  await startService('control-plane', { DATA_DIR: dataDir });
+  const dataDir = resolve(environment.DATA_DIR || './data/demo');
+  const authSecret = environment.AUTH_SECRET || demoSecret(dataDir);
+  await startService('control-plane', { ...environment, DATA_DIR: dataDir });
   const upstream = `http://127.0.0.1:${controlPlanePort}/api/1.0`;
-  await startService('relay', {
+  const settings = {
+    ...environment,
     // The demo's keys are known to everybody, so it serves this machine only.
-    HOST: process.env.HOST || '127.0.0.1',
+    HOST: environment.HOST || '127.0.0.1',
     PROXY_KEY: DEMO.proxyKey,
     AUTH_SECRET: authSecret,
     CLIENT_SERVICE: upstream,
@@ -47,15 +57,25 @@ async function startDemo() {
     // A log or a store that others use, as a shell may still name it, is not for the demo.
     NATS_URL: '',
     REDIS_ADDRESS: '',
-  });
-  console.log(welcome(`http://127.0.0.1:${controlPlanePort}`, `http://127.0.0.1:${port}`));
+  };
+  await startService('relay', settings);
+  console.log(
+    welcome(
+      `http://127.0.0.1:${controlPlanePort}`,
+      `${isYes(environment.TLS_ENABLED) ? 'https' : 'http'}://127.0.0.1:${port}`,
+    ),
+  );
+}
+
+function isYes(text = '') {
+  return /^(true|t|1)$/i.test(text.trim());
 }
 
 /** Runs a service; resolves when it is ready. */
-function startService(name, settings) {
-  const child = spawn(node, ['--enable-source-maps', mainOf(name)], {
+function startService(name, env, args = []) {
+  const child = spawn(node, ['--enable-source-maps', mainOf(name), ...args], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    env: { ...process.env, ...settings },
+    env,
     shell: process.platform === 'win32',
   });
   children.set(child, name);

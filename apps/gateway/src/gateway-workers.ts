@@ -13,6 +13,7 @@ import {
   ManagementServer,
   PrometheusServer,
   StartupError,
+  tellRemarks,
 } from '#libs/service';
 
 const FIRST_PAUSE_MS = 500;
@@ -73,6 +74,7 @@ export class GatewayWorkers {
    */
   static async start(name: string, config: RelayConfig): Promise<GatewayWorkers> {
     Logger.overrideLogger(new ServiceLogger(name, config.logLevel, config.logFormat));
+    tellRemarks(config);
     const { host, port, managementHost, managementPort, prometheusPort } = config;
     const workers = new GatewayWorkers(config.gatewayWorkers);
     await expectFreePort(host, port, 'PORT');

@@ -13,7 +13,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 
 import type { RelayConfig } from '#libs/config';
 import { ServiceLogger, StatusBoard, Telemetry } from '#libs/observability';
-import { expectFreePort, listenFailure, processOf, workerOf } from '#libs/service';
+import { expectFreePort, listenFailure, processOf, tellRemarks, workerOf } from '#libs/service';
 
 import { EnvironmentViews } from './environment-views.js';
 import { GatewayTelemetry } from './gateway-telemetry.js';
@@ -83,6 +83,7 @@ export async function serveGateway(
     abortOnError: false,
     bodyParser: false,
   });
+  if (!worker) tellRemarks(config);
   const { host, port } = config;
   app.useGlobalFilters(new SdkErrorFilter());
   // Not by Nest, which writes these to Node's response too: that takes a slow path then for all headers of an answer.

@@ -1,4 +1,7 @@
+export { givenSettings, type GivenSettings, ownConfig } from './command-line.js';
 export { ConfigModule } from './config.module.js';
+export { type EnvFileLine, readEnvFile } from './env-file.js';
+export { namesInGoRelay } from './go-relay.js';
 export { parseRedisAddress, type RedisAddress } from './redis-address.js';
 export { RELAY_SETTINGS, RelayConfig, relayRoles, type Role, ROLES } from './relay-config.js';
 export {
@@ -14,3 +17,4 @@ export {
   wholeNumber,
   yesOrNo,
 } from './settings.js';
+export { TlsFiles, type TlsTexts } from './tls-files.js';

@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 
 import { z } from 'zod';
 
+import { remarksOn, withPresentNames } from './go-relay.js';
 import { parseRedisAddress } from './redis-address.js';
 import {
   baseUrl,
@@ -15,6 +16,7 @@ import {
   wholeNumber,
   yesOrNo,
 } from './settings.js';
+import { TlsFiles } from './tls-files.js';
 
 /** A part of the relay that a process runs, alone or with all others. */
 export type Role = 'ingestor' | 'projector' | 'gateway' | 'metrics-forwarder';
@@ -26,6 +28,7 @@ const seconds = (standard: number, least: number, description: string) =>
     .meta({
       description,
       expected: `a whole number of seconds from ${least} to 86400`,
+      unit: 'seconds',
     } satisfies SettingNote);
 
 const KIB = 1024;
@@ -36,6 +39,7 @@ const bytes = (standard: number, least: number, most: number, what: string) =>
     .meta({
       description: `how many bytes ${what} may have`,
       expected: `a whole number of bytes from ${least} to ${most}`,
+      unit: 'bytes',
     } satisfies SettingNote);
 
 function secretsIn(text: string): string[] {
@@ -50,6 +54,25 @@ function isRedisAddress(text: string): boolean {
     return false;
   }
 }
+
+const file = (description: string, expected: string) =>
+  z
+    .string()
+    .optional()
+    .meta({ description, expected, type: 'file' } satisfies SettingNote);
+
+const proxy = (scheme: string) =>
+  z
+    .string()
+    .transform((text) => (/^[a-z0-9+]+:\/\//i.test(text) ? text : `http://${text}`))
+    .pipe(z.url({ protocol: /^https?$/ }))
+    .optional()
+    .meta({
+      description: `the proxy for an upstream whose address begins with ${scheme}://`,
+      expected: `an http or https address, for example http://proxy:3128; also as ${scheme}_proxy`,
+      secret: true,
+      type: 'URL',
+    } satisfies SettingNote);
 
 const workers = (schema: z.ZodType<number, string>, expected: string) =>
   schema.prefault('1').meta({
@@ -91,6 +114,7 @@ export const RELAY_SETTINGS = {
       description:
         'former values of AUTH_SECRET, also a Go relay’s: tokens that were signed with them stay good, and no new ones are',
       expected: 'up to 10 secrets, divided by commas',
+      type: 'list',
       secret: true,
     } satisfies SettingNote),
   CLIENT_SERVICE: baseUrl()
@@ -107,6 +131,28 @@ export const RELAY_SETTINGS = {
       expected:
         'an http or https address without user, password or query, for example https://events.ff.harness.io/api/1.0',
     } satisfies SettingNote),
+  UPSTREAM_CA: file(
+    'certificates of authorities to trust beside the usual ones, of the upstream and of a proxy on the way',
+    'the path of a PEM file with certificates',
+  ),
+  UPSTREAM_CERT: file(
+    'the certificate that the relay shows the upstream; read again when it changes',
+    'the path of a PEM file with a certificate and those between it and its authority, and set UPSTREAM_KEY too',
+  ),
+  UPSTREAM_KEY: file(
+    'the private key of UPSTREAM_CERT',
+    'the path of a PEM file with a private key, and set UPSTREAM_CERT too',
+  ),
+  HTTPS_PROXY: proxy('https'),
+  HTTP_PROXY: proxy('http'),
+  NO_PROXY: z
+    .string()
+    .optional()
+    .meta({
+      description: 'which upstreams are not asked through a proxy; this machine never is',
+      expected: 'hosts, domains or address ranges, divided by commas, or * for all; also as no_proxy',
+      type: 'list',
+    } satisfies SettingNote),
   NATS_URL: z
     .string()
     .regex(/^(nats|tls):\/\/[^\s,]+(\s*,\s*(nats|tls):\/\/[^\s,]+)*$/)
@@ -116,6 +162,7 @@ export const RELAY_SETTINGS = {
         'the NATS servers whose JetStream holds the log; without it, the log is a file in DATA_DIR',
       expected: 'nats:// or tls:// addresses, divided by commas, for example nats://localhost:4222',
       secret: true,
+      type: 'addresses',
     } satisfies SettingNote),
   NATS_CREDS: z
     .string()
@@ -123,6 +170,7 @@ export const RELAY_SETTINGS = {
     .meta({
       description: 'the credentials file for NATS',
       expected: 'the path of a .creds file',
+      type: 'file',
     } satisfies SettingNote),
   NATS_REPLICAS: wholeNumber(1, 5)
     .refine((replicas) => replicas % 2 === 1)
@@ -146,6 +194,7 @@ export const RELAY_SETTINGS = {
       expected:
         'host:port, redis:// or rediss:// (TLS) with host and port, several divided by commas for a cluster, or sentinel://host:port,host:port/name',
       secret: true,
+      type: 'addresses',
     } satisfies SettingNote),
   REDIS_USERNAME: z
     .string()
@@ -181,6 +230,7 @@ export const RELAY_SETTINGS = {
     .meta({
       description: 'the folder of the embedded log',
       expected: 'a folder that this process may write to',
+      type: 'folder',
     } satisfies SettingNote),
   HOST: z
     .string()
@@ -190,6 +240,17 @@ export const RELAY_SETTINGS = {
       expected: 'an address of this machine, or 0.0.0.0 for all',
     } satisfies SettingNote),
   PORT: port(7000, 'the port for SDKs'),
+  TLS_ENABLED: yesOrNo()
+    .default(false)
+    .meta({
+      description: 'speak HTTPS on the port for SDKs',
+      expected: 'true or false',
+    } satisfies SettingNote),
+  TLS_CERT: file(
+    'the certificate of the port for SDKs; read again when it changes, and connections that are open go on',
+    'the path of a PEM file with a certificate and those between it and its authority',
+  ),
+  TLS_KEY: file('the private key of TLS_CERT', 'the path of a PEM file with a private key'),
   MANAGEMENT_HOST: z
     .string()
     .default('127.0.0.1')
@@ -228,6 +289,7 @@ export const RELAY_SETTINGS = {
       description:
         'seconds since the upstream last agreed after which /readyz of a gateway is 503; reads go on. Without it, any age will do',
       expected: 'a whole number of seconds from 1 to 2592000, above RECONCILE_INTERVAL',
+      unit: 'seconds',
     } satisfies SettingNote),
   HEADER_LIMIT: bytes(512 * KIB, 16 * KIB, 16 * MIB, 'the URL and headers of a request'),
   URL_LIMIT: bytes(32 * KIB, 2 * KIB, 256 * KIB, 'the URL of a request'),
@@ -273,6 +335,7 @@ export const RELAY_SETTINGS = {
     .meta({
       description: 'minutes between full comparisons with the upstream when FLAG_STREAM_ENABLED is false',
       expected: 'a whole number of minutes from 1 to 1440',
+      unit: 'minutes',
     } satisfies SettingNote),
   METRIC_POST_DURATION: seconds(
     60,
@@ -327,6 +390,15 @@ type Settings = ReturnType<typeof readSettings<typeof RELAY_SETTINGS>>;
 export class RelayConfig {
   readonly clientService: string;
   readonly metricService: string;
+  /** What the upstream is reached with. */
+  readonly upstreamLink: {
+    readonly files: TlsFiles | undefined;
+    readonly httpsProxy: string | undefined;
+    readonly httpProxy: string | undefined;
+    readonly noProxy: string | undefined;
+  };
+  /** What the port for SDKs speaks TLS with; undefined for plain HTTP. */
+  readonly tls: TlsFiles | undefined;
   readonly natsUrl: string | undefined;
   readonly natsCredentials: string | undefined;
   readonly natsReplicas: number;
@@ -371,6 +443,8 @@ export class RelayConfig {
   readonly maxStreamsPerKey: number;
   readonly closeStreamsOnUpstreamLoss: boolean;
   readonly keepServingOnKeyDeletion: boolean;
+  /** What is good to know and keeps nothing from starting, in sentences. */
+  readonly remarks: readonly string[];
   private readonly settings: Settings;
 
   /**
@@ -378,8 +452,14 @@ export class RelayConfig {
    *
    * @param roles what the process runs: a secret is asked for only where it is used, and roles that do not run together
    * need a log and a store that they share. None for a command, which asks itself for what it needs
+   * @param told what was found already where the settings come from
    */
-  constructor(environment: NodeJS.ProcessEnv, roles: readonly Role[] = ROLES) {
+  constructor(
+    given: NodeJS.ProcessEnv,
+    readonly roles: readonly Role[] = ROLES,
+    told: { readonly faults: readonly string[]; readonly remarks: readonly string[] } = NOTHING,
+  ) {
+    const environment = withPresentNames(given);
     const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
     const shares = roles.length > 0 && roles.length < ROLES.length;
     const needs = {
@@ -390,8 +470,36 @@ export class RelayConfig {
     };
     const shape = neededBy(RELAY_SETTINGS, needs);
     if (roles.length === ROLES.length) shape['GATEWAY_WORKERS'] = ONE_WORKER;
-    const settings = readSettings(shape, environment) as Settings;
+    const remarks = [...told.remarks, ...remarksOn(environment)];
+    let [tls, files]: (TlsFiles | undefined)[] = [];
+    const asksUpstream = (forwards = false) =>
+      runs('ingestor', 'metrics-forwarder') || (forwards && runs('gateway'));
+    const settings = readSettings(shape, environment, {
+      remarks,
+      faultsIn: (some) => {
+        const read = some as Partial<Settings>;
+        return [
+          ...told.faults,
+          ...faultsOf(
+            () => (tls = runs('gateway') ? servingFiles(read) : undefined),
+            () => (files = asksUpstream(read.FORWARD_TARGETS) ? upstreamFiles(read) : undefined),
+          ),
+        ];
+      },
+    }) as Settings;
+    if (runs('gateway') && !settings.TLS_ENABLED && (settings.TLS_CERT ?? settings.TLS_KEY))
+      remarks.push(
+        'TLS_CERT and TLS_KEY do nothing without TLS_ENABLED=true: the port for SDKs speaks plain HTTP',
+      );
+    this.remarks = remarks;
     this.settings = settings;
+    this.tls = tls;
+    this.upstreamLink = {
+      files,
+      httpsProxy: settings.HTTPS_PROXY,
+      httpProxy: settings.HTTP_PROXY,
+      noProxy: settings.NO_PROXY,
+    };
     this.clientService = settings.CLIENT_SERVICE;
     this.metricService = settings.METRIC_SERVICE;
     this.natsUrl = settings.NATS_URL;
@@ -458,6 +566,46 @@ export class RelayConfig {
   get formerAuthSecrets(): readonly string[] {
     return secretsIn(this.settings.AUTH_SECRET_PREVIOUS ?? '');
   }
+}
+
+const NOTHING = { faults: [], remarks: [] };
+
+/** Runs each, and gathers what they throw. */
+function faultsOf(...reads: readonly (() => void)[]): readonly string[] {
+  return reads.flatMap((read) => {
+    try {
+      read();
+      return [];
+    } catch (error) {
+      return [(error as Error).message];
+    }
+  });
+}
+
+/** Throws an Error that says what to change. */
+function servingFiles({ TLS_ENABLED, TLS_CERT, TLS_KEY }: Partial<Settings>): TlsFiles | undefined {
+  if (!TLS_ENABLED) return undefined;
+  if (TLS_CERT === undefined || TLS_KEY === undefined)
+    throw new Error('TLS_ENABLED asks for TLS_CERT and TLS_KEY: set both to the path of a PEM file');
+  return TlsFiles.open({
+    cert: { setting: 'TLS_CERT', path: TLS_CERT },
+    key: { setting: 'TLS_KEY', path: TLS_KEY },
+  });
+}
+
+function upstreamFiles({
+  UPSTREAM_CA,
+  UPSTREAM_CERT,
+  UPSTREAM_KEY,
+}: Partial<Settings>): TlsFiles | undefined {
+  if (!UPSTREAM_CA && !UPSTREAM_CERT && !UPSTREAM_KEY) return undefined;
+  if (!UPSTREAM_CERT !== !UPSTREAM_KEY)
+    throw new Error('UPSTREAM_CERT and UPSTREAM_KEY belong together: set both, or none');
+  return TlsFiles.open({
+    ...(UPSTREAM_CA && { ca: { setting: 'UPSTREAM_CA', path: UPSTREAM_CA } }),
+    ...(UPSTREAM_CERT && { cert: { setting: 'UPSTREAM_CERT', path: UPSTREAM_CERT } }),
+    ...(UPSTREAM_KEY && { key: { setting: 'UPSTREAM_KEY', path: UPSTREAM_KEY } }),
+  });
 }
 
 function given(value: string | undefined, name: string): string {

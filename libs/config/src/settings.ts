@@ -5,44 +5,72 @@ import { z } from 'zod';
 /** Settings that cannot be used: every fault, each with what to write instead. */
 export class SettingsError extends Error {
   override readonly name = 'SettingsError';
-  constructor(readonly faults: readonly string[]) {
-    super(`These settings need a change:\n${faults.map((fault) => `  - ${fault}`).join('\n')}`);
+
+  /** @param remarks what else was found: it keeps nothing from starting, and may explain a fault */
+  constructor(
+    readonly faults: readonly string[],
+    readonly remarks: readonly string[] = [],
+  ) {
+    const listed = (lines: readonly string[]) => lines.map((line) => `  - ${line}`).join('\n');
+    super(
+      `These settings need a change:\n${listed(faults)}` +
+        (remarks.length > 0 ? `\nThese are good to know:\n${listed(remarks)}` : ''),
+    );
   }
 }
 
 /** What a setting says about itself, beside its type and default. */
 export interface SettingNote extends Record<string, unknown> {
-  /** One line on what it does, with its unit. */
+  /** One line on what it does. */
   readonly description: string;
   /** What to write, shown when the value cannot be used. */
   readonly expected: string;
   /** Never shown, not even when it is wrong. */
   readonly secret?: boolean;
+  /** What its number counts. */
+  readonly unit?: string;
+  /** What its text is, where the schema does not tell. */
+  readonly type?: string;
 }
 
 /**
  * Reads the settings named by `shape` (environment variable → schema of its text). Empty text is unset, as
  * compose files write it. A secret may also stand in a file that `<NAME>_FILE` names, as container platforms mount it.
  * Throws SettingsError with all faults together.
+ *
+ * @param more what else is told: faults that no setting has alone, found in what could be read, and remarks
  */
 export function readSettings<Shape extends Record<string, z.ZodType>>(
   shape: Shape,
   environment: NodeJS.ProcessEnv,
-): { [Name in keyof Shape]: z.infer<Shape[Name]> } {
+  more: {
+    readonly faultsIn?: (read: Partial<Read<Shape>>) => readonly string[];
+    readonly remarks?: readonly string[];
+  } = {},
+): Read<Shape> {
   const faults: string[] = [];
   const settings = Object.entries(shape).map(([name, schema]) => {
     try {
       const text = textOf(name, schema, environment);
       const read = schema.safeParse(text);
-      if (!read.success) faults.push(faultIn(name, text, schema));
+      if (!read.success) faults.push(faultFor(name, text, schema));
       return [name, read.data];
     } catch (error) {
       faults.push((error as Error).message);
       return [name, undefined];
     }
   });
-  if (faults.length > 0) throw new SettingsError(faults);
-  return Object.fromEntries(settings) as { [Name in keyof Shape]: z.infer<Shape[Name]> };
+  const read = Object.fromEntries(settings) as Read<Shape>;
+  faults.push(...(more.faultsIn?.(read) ?? []));
+  if (faults.length > 0) throw new SettingsError(faults, more.remarks);
+  return read;
+}
+
+type Read<Shape extends Record<string, z.ZodType>> = { [Name in keyof Shape]: z.infer<Shape[Name]> };
+
+/** What is wrong with the text of a setting, and what to write instead; undefined if it can be used. */
+export function faultIn(name: string, text: string | undefined, schema: z.ZodType): string | undefined {
+  return schema.safeParse(text).success ? undefined : faultFor(name, text, schema);
 }
 
 /** The same settings, of which those named must be set if they are needed, and may be left out if not. */
@@ -79,12 +107,12 @@ function secretIn(file: string): string {
   return secret;
 }
 
-function isSecret(schema: z.ZodType): boolean {
-  return (schema.meta() as SettingNote | undefined)?.secret === true;
+export function isSecret(schema: z.ZodType): boolean {
+  return noteOf(schema)?.secret === true;
 }
 
-function faultIn(name: string, text: string | undefined, schema: z.ZodType): string {
-  const { description, expected, secret } = schema.meta() as unknown as SettingNote;
+function faultFor(name: string, text: string | undefined, schema: z.ZodType): string {
+  const { description, expected, secret } = noteOf(schema);
   const found =
     text === undefined
       ? 'is not set'
@@ -100,11 +128,7 @@ function masked(text: string): string {
 }
 
 export const wholeNumber = (least: number, most: number) =>
-  z
-    .string()
-    .regex(/^\d+$/)
-    .transform(Number)
-    .refine((value) => value >= least && value <= most);
+  z.string().regex(/^\d+$/).transform(Number).pipe(z.number().min(least).max(most));
 
 export const yesOrNo = () =>
   z.stringbool({ truthy: ['true', 't', '1'], falsy: ['false', 'f', '0'], case: 'insensitive' });
@@ -136,6 +160,7 @@ export const logLevel = () =>
     .meta({
       description: 'the least severe lines to log',
       expected: 'DEBUG, INFO, WARN or ERROR',
+      type: 'DEBUG, INFO, WARN or ERROR',
     } satisfies SettingNote);
 
 export const logFormat = () =>
@@ -144,16 +169,23 @@ export const logFormat = () =>
     .default('text')
     .meta({ description: 'how log lines are written', expected: 'text or json' } satisfies SettingNote);
 
-/** The settings as rows of a Markdown table: name, default, what to write, what it does. */
-export function settingsTable(shape: Record<string, z.ZodType>): string {
+/**
+ * The settings as rows of a Markdown table.
+ *
+ * @param former the names that a setting had before, as they are to be shown
+ */
+export function settingsTable(
+  shape: Record<string, z.ZodType>,
+  former: (name: string) => string = () => '',
+): string {
   const rows = Object.entries(shape).map(([name, schema]) => {
-    const { description, expected } = schema.meta() as unknown as SettingNote;
+    const { description, expected, unit = '' } = noteOf(schema);
     const names = isSecret(schema) ? `\`${name}\` or \`${name}_FILE\`` : `\`${name}\``;
-    return `| ${names} | ${standardOf(schema)} | ${expected} | ${description} |`;
+    return [names, former(name), typeOf(schema), standardOf(schema), unit, description, expected];
   });
-  return ['| setting | default | write | what it does |', '| --- | --- | --- | --- |', ...rows, ''].join(
-    '\n',
-  );
+  const heads = ['setting', 'in the Go relay', 'type', 'default', 'unit', 'what it does', 'write'];
+  const lines = [heads, heads.map(() => '---'), ...rows];
+  return lines.map((cells) => `| ${cells.join(' | ')} |\n`.replaceAll('|  |', '| |')).join('');
 }
 
 function standardOf(schema: z.ZodType): string {
@@ -163,4 +195,21 @@ function standardOf(schema: z.ZodType): string {
   };
   if (!success) return 'required';
   return data === undefined ? 'not set' : `\`${data}\``;
+}
+
+/** In words. */
+export function typeOf(schema: z.ZodType): string {
+  const { type } = noteOf(schema);
+  if (type) return type;
+  const [read, written] = (['output', 'input'] as const).map((io) =>
+    z.toJSONSchema(schema, { io, unrepresentable: 'any' }),
+  );
+  if (read?.type === 'boolean') return 'true or false';
+  if (read?.type === 'number') return 'whole number';
+  if (written?.enum) return written.enum.join(' or ').replace(/ or (?=.* or )/g, ', ');
+  return written?.['format'] === 'uri' ? 'URL' : 'text';
+}
+
+export function noteOf(schema: z.ZodType): SettingNote {
+  return schema.meta() as unknown as SettingNote;
 }

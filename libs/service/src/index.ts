@@ -1,4 +1,4 @@
 export { Channel } from './channel.js';
 export { ManagementServer, PrometheusServer } from './management-server.js';
-export { processOf, runRole, workerOf } from './run-role.js';
+export { processOf, runRole, tellRemarks, workerOf } from './run-role.js';
 export { couldNotStart, expectFreePort, listenFailure, runService, StartupError } from './run-service.js';

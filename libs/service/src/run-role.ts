@@ -1,7 +1,7 @@
-import type { DynamicModule, Type } from '@nestjs/common';
+import { type DynamicModule, Logger, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 
-import { ConfigModule, RelayConfig, type Role } from '#libs/config';
+import { ConfigModule, ownConfig, type RelayConfig, type Role } from '#libs/config';
 import { ServiceLogger } from '#libs/observability';
 
 import { ManagementModule } from './management.module.js';
@@ -22,11 +22,18 @@ export function workerOf(config: RelayConfig, roles: readonly Type[]): DynamicMo
 /** Runs a role that nobody connects to as this process. */
 export async function runRole(role: Role, module: Type): Promise<void> {
   await runService(async () => {
-    const config = new RelayConfig(process.env, [role]);
+    const config = ownConfig(() => [role]);
     const app = await NestFactory.createApplicationContext(processOf(config, [module]), {
       logger: new ServiceLogger(role, config.logLevel, config.logFormat),
       abortOnError: false,
     });
+    tellRemarks(config);
     return { app, shutdownGraceMs: config.shutdownGraceMs };
   });
+}
+
+/** Logs what is good to know of the settings. */
+export function tellRemarks({ remarks }: RelayConfig): void {
+  const logger = new Logger('Settings');
+  for (const remark of remarks) logger.warn(remark);
 }
