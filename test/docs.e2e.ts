@@ -1,12 +1,20 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import { describe, expect, it } from '@jest/globals';
 
-import { RELAY_SETTINGS, settingsTable } from '#libs/config';
+import { namesInGoRelay, RELAY_SETTINGS, settingsTable } from '#libs/config';
 
 import { root } from './support/processes.js';
 
+/** Whose links are followed. */
+const PAGES = [
+  'README.md',
+  'docs/architecture.md',
+  'docs/events.md',
+  'docs/settings.md',
+  'docs/guides/rebuild-and-replay.md',
+];
 const read = (name: string) => readFile(join(root, name), 'utf8');
 
 describe('The documents', () => {
@@ -29,22 +37,22 @@ describe('The documents', () => {
   });
 
   it('list every setting of the relay (UPDATE_DOCS=1 writes the table anew)', async () => {
-    const file = join(root, 'docs/guides/settings.md');
-    const [before = '', , after = ''] = (await read('docs/guides/settings.md')).split(
+    const file = join(root, 'docs/settings.md');
+    const [before = '', , after = ''] = (await read('docs/settings.md')).split(
       /<!-- settings(?: end)? -->\n/,
     );
-    const wanted = `${before}<!-- settings -->\n\n${settingsTable(RELAY_SETTINGS)}\n<!-- settings end -->\n${after}`;
+    const wanted = `${before}<!-- settings -->\n\n${settingsTable(RELAY_SETTINGS, namesInGoRelay)}\n<!-- settings end -->\n${after}`;
     if (process.env['UPDATE_DOCS']) await writeFile(file, wanted);
     expect(await readFile(file, 'utf8')).toBe(wanted);
   });
 
   it('point to files that are there', async () => {
-    for (const page of ['README.md', 'docs/architecture.md', 'docs/events.md']) {
+    for (const page of PAGES) {
       const links = [...(await read(page)).matchAll(/\]\(([^):]+)\)/g)].map(([, link = '']) => link);
       const named = [...(await read(page)).matchAll(/`((?:apps|libs|test|docs)\/[\w./-]+\.\w+)`/g)].map(
         ([, name = '']) => name,
       );
-      const folder = page.includes('/') ? 'docs' : '.';
+      const folder = dirname(page);
       for (const path of [...links.map((link) => join(folder, link)), ...named]) {
         await expect(
           readFile(join(root, path)).catch((error: NodeJS.ErrnoException) => error.code),
