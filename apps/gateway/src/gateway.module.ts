@@ -10,7 +10,7 @@ import {
   upstreamCalls,
   UpstreamStatus,
 } from '#libs/observability';
-import { SaasClient } from '#libs/saas-client';
+import { SaasClient, UpstreamLink, UpstreamLinkModule } from '#libs/saas-client';
 import { StateStore, StateStoreModule } from '#libs/state-store';
 
 import { ClientApiController } from './client-api.controller.js';
@@ -35,7 +35,7 @@ import { UpstreamReports } from './upstream-reports.js';
 
 /** State and notices → SDKs. */
 @Module({
-  imports: [EventLogModule, StateStoreModule, ObservabilityModule],
+  imports: [EventLogModule, StateStoreModule, ObservabilityModule, UpstreamLinkModule],
   controllers: [
     ClientApiController,
     OfrepController,
@@ -96,16 +96,17 @@ import { UpstreamReports } from './upstream-reports.js';
     },
     {
       provide: TargetForwarder,
-      inject: [RelayConfig, Telemetry],
+      inject: [RelayConfig, UpstreamLink, Telemetry],
       useFactory: (
         { forwardTargets, clientService: baseUrl, streamIdleTimeoutMs }: RelayConfig,
+        link: UpstreamLink,
         telemetry: Telemetry,
       ) => {
         if (!forwardTargets) return undefined;
         // What it calls asks for no proxy key, and a gateway has none.
         const proxyKey = { current: '' };
         const observe = upstreamCalls(telemetry);
-        return new TargetForwarder(new SaasClient({ baseUrl, proxyKey, streamIdleTimeoutMs, observe }));
+        return new TargetForwarder(new SaasClient({ baseUrl, proxyKey, link, streamIdleTimeoutMs, observe }));
       },
     },
     {

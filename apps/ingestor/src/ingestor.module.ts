@@ -9,7 +9,14 @@ import {
   upstreamCalls,
   UpstreamStatus,
 } from '#libs/observability';
-import { backoffMs, ProxyKey, ProxyKeyModule, SaasClient } from '#libs/saas-client';
+import {
+  backoffMs,
+  ProxyKey,
+  ProxyKeyModule,
+  SaasClient,
+  UpstreamLink,
+  UpstreamLinkModule,
+} from '#libs/saas-client';
 
 import { Ingestor } from './ingestor.js';
 import { IngestorLead } from './ingestor-lead.js';
@@ -18,15 +25,16 @@ import { showIngestor } from './ingestor-telemetry.js';
 
 /** Upstream → facts. */
 @Module({
-  imports: [EventLogModule, ObservabilityModule, ProxyKeyModule],
+  imports: [EventLogModule, ObservabilityModule, ProxyKeyModule, UpstreamLinkModule],
   providers: [
     {
       provide: SaasClient,
-      inject: [ProxyKey, RelayConfig, Telemetry],
-      useFactory: (proxyKey: ProxyKey, config: RelayConfig, telemetry: Telemetry) =>
+      inject: [ProxyKey, UpstreamLink, RelayConfig, Telemetry],
+      useFactory: (proxyKey: ProxyKey, link: UpstreamLink, config: RelayConfig, telemetry: Telemetry) =>
         new SaasClient({
           baseUrl: config.clientService,
           proxyKey,
+          link,
           streamIdleTimeoutMs: config.streamIdleTimeoutMs,
           observe: upstreamCalls(telemetry),
         }),

@@ -3,22 +3,29 @@ import { Inject, Module, type OnApplicationBootstrap, type OnModuleDestroy } fro
 import { RelayConfig } from '#libs/config';
 import { EventLog, EventLogModule } from '#libs/event-log';
 import { ObservabilityModule, StatusBoard, Telemetry, upstreamCalls } from '#libs/observability';
-import { ProxyKey, ProxyKeyModule, SaasClient } from '#libs/saas-client';
+import { ProxyKey, ProxyKeyModule, SaasClient, UpstreamLink, UpstreamLinkModule } from '#libs/saas-client';
 
 import { MetricsForwarder } from './metrics-forwarder.js';
 
 /** Evaluation counts → upstream. */
 @Module({
-  imports: [EventLogModule, ObservabilityModule, ProxyKeyModule],
+  imports: [EventLogModule, ObservabilityModule, ProxyKeyModule, UpstreamLinkModule],
   providers: [
     {
       provide: MetricsForwarder,
-      inject: [EventLog, ProxyKey, RelayConfig, Telemetry],
-      useFactory: (log: EventLog, proxyKey: ProxyKey, config: RelayConfig, telemetry: Telemetry) => {
+      inject: [EventLog, ProxyKey, UpstreamLink, RelayConfig, Telemetry],
+      useFactory: (
+        log: EventLog,
+        proxyKey: ProxyKey,
+        link: UpstreamLink,
+        config: RelayConfig,
+        telemetry: Telemetry,
+      ) => {
         const saas = new SaasClient({
           baseUrl: config.clientService,
           metricsUrl: config.metricService,
           proxyKey,
+          link,
           streamIdleTimeoutMs: config.streamIdleTimeoutMs,
           observe: upstreamCalls(telemetry),
         });

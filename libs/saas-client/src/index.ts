@@ -21,3 +21,5 @@ export {
   UpstreamRefusal,
   UpstreamUnreachable,
 } from './saas-client.js';
+export { UpstreamLink, type UpstreamLinkOptions } from './upstream-link.js';
+export { UpstreamLinkModule } from './upstream-link.module.js';

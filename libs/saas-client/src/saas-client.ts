@@ -1,4 +1,5 @@
 import { createParser } from 'eventsource-parser';
+import { fetch, type RequestInit, type Response } from 'undici';
 
 import type { Flag, MetricsReport, Segment } from '#libs/domain';
 
@@ -16,6 +17,7 @@ import {
   type TokenClaims,
   UnusableAnswer,
 } from './payloads.js';
+import { UpstreamLink } from './upstream-link.js';
 
 /** The upstream answered, and not with what was asked for. */
 export class UpstreamRefusal extends Error {
@@ -87,6 +89,8 @@ export interface SaasClientOptions {
   readonly proxyKey: { readonly current: string };
   /** A stream without a byte for so long is dead. */
   readonly streamIdleTimeoutMs: number;
+  /** How the upstream is reached; directly, and with what Node trusts, if left out. */
+  readonly link?: UpstreamLink;
   readonly observe?: CallObserver;
   /** How long an answer may be silent; a minute if left out. */
   readonly readTimeoutMs?: number;
@@ -110,7 +114,11 @@ const CLIENT_NAME = 'Proxy ff-relay';
  * to take a new one. Every call throws UpstreamRefusal, UpstreamUnreachable or UnusableAnswer.
  */
 export class SaasClient {
-  constructor(private readonly options: SaasClientOptions) {}
+  private readonly link: UpstreamLink;
+
+  constructor(private readonly options: SaasClientOptions) {
+    this.link = options.link ?? new UpstreamLink();
+  }
 
   /** U1: a token for the proxy key. */
   async authenticate(signal: AbortSignal): Promise<Session> {
@@ -317,7 +325,7 @@ export class SaasClient {
     let response: Response;
     try {
       // A redirect would take the keys to another host.
-      response = await fetch(url, { ...init, redirect: 'manual' });
+      response = await fetch(url, { ...init, redirect: 'manual', dispatcher: this.link.dispatcherFor(url) });
     } catch (cause) {
       throw new UpstreamUnreachable(`${what}: ${reasonOf(cause)}`, { cause });
     }
@@ -410,11 +418,16 @@ function eventIn(data: string): StreamEvent {
   }
 }
 
-/** `fetch` hides the reason in the cause, which may be several errors (one for each address) without a message. */
+/** `fetch` hides the reason in the last cause, which may be several errors (one for each address) without a message. */
 function reasonOf(error: unknown): string {
   const { message = String(error), cause } = Object(error) as Partial<Error>;
-  const { message: inner, code } = Object(cause) as Partial<NodeJS.ErrnoException>;
+  const { message: inner, code } = Object(lastCause(cause)) as Partial<NodeJS.ErrnoException>;
   return inner || code ? `${message} (${inner || code})` : message;
+}
+
+function lastCause(error: unknown): unknown {
+  const { cause } = Object(error) as Partial<Error>;
+  return cause == null ? error : lastCause(cause);
 }
 
 /** Seconds or a date (RFC 9110 §10.2.3). */
