@@ -113,7 +113,7 @@ export async function startRelay(
     METRIC_SERVICE: `${upstream}/api/1.0`,
     ...environment,
   });
-  const [, url = ''] = await started.printed(/Serving SDKs on (http:\/\/\S+)/, readyWithinMs);
+  const [, url = ''] = await started.printed(/Serving SDKs on (https?:\/\/\S+)/, readyWithinMs);
   return { process: started, url, port: Number(new URL(url).port) };
 }
 

@@ -2,6 +2,7 @@ import cluster from 'node:cluster';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
+import type { Server as HttpsServer } from 'node:https';
 import { Server as NetServer } from 'node:net';
 import type { Duplex } from 'node:stream';
 
@@ -11,7 +12,7 @@ import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 
-import type { RelayConfig } from '#libs/config';
+import type { RelayConfig, TlsFiles } from '#libs/config';
 import { ServiceLogger, StatusBoard, Telemetry } from '#libs/observability';
 import { expectFreePort, listenFailure, processOf, tellRemarks, workerOf } from '#libs/service';
 
@@ -82,6 +83,7 @@ export async function serveGateway(
     logger: new ServiceLogger(worker ? `${name}/${worker.number}` : name, config.logLevel, config.logFormat),
     abortOnError: false,
     bodyParser: false,
+    ...(config.tls && { httpsOptions: config.tls.current }),
   });
   if (!worker) tellRemarks(config);
   const { host, port } = config;
@@ -99,6 +101,7 @@ export async function serveGateway(
       strictPreflight: false,
     });
   readBodies(app);
+  if (config.tls) replaceCertificates(app, config.tls);
   finishAnswersAtTheEnd(app);
   app
     .getHttpAdapter()
@@ -135,13 +138,20 @@ export async function serveGateway(
   return app;
 }
 
-function adapter({ headerLimitBytes, authBodyLimitBytes, requestTimeoutMs }: RelayConfig): FastifyAdapter {
+function adapter({
+  headerLimitBytes,
+  authBodyLimitBytes,
+  requestTimeoutMs,
+  tls,
+}: RelayConfig): FastifyAdapter {
+  const http = {
+    maxHeaderSize: headerLimitBytes,
+    headersTimeout: requestTimeoutMs,
+    connectionsCheckingInterval: Math.min(LOOK_FOR_SLOW_ONES_MS, requestTimeoutMs / 2),
+  };
+  const { cert, key } = tls?.current ?? {};
   return new FastifyAdapter({
-    http: {
-      maxHeaderSize: headerLimitBytes,
-      headersTimeout: requestTimeoutMs,
-      connectionsCheckingInterval: Math.min(LOOK_FOR_SLOW_ONES_MS, requestTimeoutMs / 2),
-    },
+    ...(tls ? { https: { ...http, cert, key, handshakeTimeout: requestTimeoutMs } } : { http }),
     bodyLimit: authBodyLimitBytes,
     forceCloseConnections: true,
     // What still comes on connections that are open is answered, and ends them.
@@ -176,6 +186,16 @@ function adapter({ headerLimitBytes, authBodyLimitBytes, requestTimeoutMs }: Rel
   });
 }
 
+/** New connections see new certificates, and those that are open go on with theirs. */
+function replaceCertificates(app: NestFastifyApplication, files: TlsFiles): void {
+  const server = app.getHttpServer() as unknown as HttpsServer;
+  files.watch(({ cert, key }) => server.setSecureContext({ cert, key }));
+  app
+    .getHttpAdapter()
+    .getInstance()
+    .addHook('onClose', async () => files.close());
+}
+
 /** SDKs differ in the content type that they name, or name none; so it is the route that says how a body is read. */
 function readBodies(app: NestFastifyApplication): void {
   const fastify = app.getHttpAdapter().getInstance();
@@ -208,7 +228,9 @@ function refuseUnread({ code }: NodeJS.ErrnoException, socket: Duplex): void {
   refused.add(socket);
   const answer = answers.get(socket);
   const isAnswering = answer?.headersSent && !answer.writableFinished;
-  if (code === 'ECONNRESET' || !socket.writable || isAnswering) {
+  // Without a handshake there is nothing to answer on.
+  const isNoTls = /^ERR_(SSL|TLS)_/.test(code ?? '');
+  if (code === 'ECONNRESET' || !socket.writable || isAnswering || isNoTls) {
     socket.destroy();
     return;
   }

@@ -77,7 +77,7 @@ afterEach(async () => {
   await Promise.all([server!, plain!].map((each) => once(each.close(), 'close')));
 });
 
-const port = (of: Server | undefined) => (of?.address() as AddressInfo).port;
+const port = (of: Server | undefined) => (of!.address() as AddressInfo).port;
 const startProxy = async (credentials?: string) => {
   const proxy = await WebProxy.start(credentials);
   proxies.push(proxy);
@@ -157,11 +157,12 @@ describe('An upstream behind a proxy', () => {
     });
     const stream = await saas.stream(SESSION, FOREVER);
     await flags();
+    await saas.postMetrics(SESSION, { environment: 'dev', counts: [], targets: [] }, FOREVER);
     const next = heard(stream);
     message('dark-mode');
     expect(await next).toBe('dark-mode');
     expect(new Set(proxy.asked)).toEqual(new Set([`CONNECT ${HOST}:${port(server)}`]));
-    expect(shown).toEqual(['client', 'client']);
+    expect(shown).toEqual(['client', 'client', 'client']);
   });
 
   it('on plain HTTP is asked through HTTP_PROXY, the stream as well', async () => {
