@@ -23,5 +23,6 @@ RUN install --directory --owner=node --group=node /data
 ENV DATA_DIR=/data
 USER node
 EXPOSE 7000 7080
-ENTRYPOINT ["node", "--enable-source-maps"]
+# After `--`, --env-file is the relay's and not Node's.
+ENTRYPOINT ["node", "--enable-source-maps", "--"]
 CMD ["dist/apps/relay/src/main.js"]

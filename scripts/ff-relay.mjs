@@ -11,7 +11,8 @@ if (!existsSync(main)) {
   console.error('ff-relay is not built yet: run `npm run build` first.');
   process.exit(1);
 }
-const child = spawn(node, ['--enable-source-maps', main, ...process.argv.slice(2)], {
+// After `--`, --env-file is the command's and not Node's.
+const child = spawn(node, ['--enable-source-maps', '--', main, ...process.argv.slice(2)], {
   stdio: 'inherit',
   shell: process.platform === 'win32',
 });

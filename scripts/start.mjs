@@ -73,7 +73,8 @@ function isYes(text = '') {
 
 /** Runs a service; resolves when it is ready. */
 function startService(name, env, args = []) {
-  const child = spawn(node, ['--enable-source-maps', mainOf(name), ...args], {
+  // After `--`, --env-file is the relay's and not Node's.
+  const child = spawn(node, ['--enable-source-maps', '--', mainOf(name), ...args], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     env,
     shell: process.platform === 'win32',

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -522,4 +522,25 @@ describe('ff-relay', () => {
     expect(other).toMatch(A_SENTENCE);
     await workspace.dispose();
   }, 15_000);
+});
+
+describe('ff-relay check --env-file', () => {
+  let workspace: Workspace;
+  beforeEach(() => {
+    workspace = new Workspace();
+  });
+  afterEach(() => workspace.dispose());
+
+  it('tells of each line of a Go relay’s file, and fails where one cannot be used', async () => {
+    const file = join(await workspace.folder(), 'old.env');
+    const usable = `PROXY_KEY=${DEMO.proxyKey}\nAUTH_SECRET=${'s'.repeat(32)}\nREDIS_POOL_SIZE=10\n`;
+    await writeFile(file, usable);
+    expect(await done(['check', '--env-file', file])).toMatch(
+      /^warn {2}line 3 REDIS_POOL_SIZE +nothing here: /m,
+    );
+    await writeFile(file, `${usable}PORT=port\n`);
+    expect(await refused(1, ['check', '--env-file', file])).toMatch(
+      /^fail {2}line 4 PORT .*cannot be "port"/m,
+    );
+  });
 });

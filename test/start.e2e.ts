@@ -25,8 +25,12 @@ describe('npm start', () => {
     await workspace.dispose();
   });
 
-  const npmStart = (environment: NodeJS.ProcessEnv = {}) => {
-    const process = run('npm', ['start'], { DATA_DIR: dataDir, ...ports, ...environment });
+  const npmStart = (environment: NodeJS.ProcessEnv = {}, flags: readonly string[] = []) => {
+    const process = run('npm', ['start', ...(flags.length > 0 ? ['--', ...flags] : [])], {
+      DATA_DIR: dataDir,
+      ...ports,
+      ...environment,
+    });
     started.push(process);
     return process;
   };
@@ -93,6 +97,52 @@ describe('npm start', () => {
     await demo.kill('SIGINT');
     await npmStart().printed(/Ctrl-C ends both/);
     expect((await read(authToken)).status).toBe(200);
+  });
+
+  it('takes flags as the Go relay does, and its env-file', async () => {
+    const upstream = await workspace.controlPlane(await workspace.folder());
+    const file = join(dataDir, 'old.env');
+    await writeFile(
+      file,
+      `AUTH_SECRET='a secret that is long enough for a test'
+CLIENT_SERVICE=${upstream.url}/api/1.0
+METRIC_SERVICE=${upstream.url}/api/1.0
+PORT=1
+HEARTBEAT_INTERVAL=60
+BYPASS_AUTH=false
+`,
+    );
+    const relay = npmStart({}, [
+      '-proxy-key',
+      DEMO.proxyKey,
+      '-bypass-auth',
+      '--host=127.0.0.1',
+      '--env-file',
+      file,
+    ]);
+    await relay.printed(/Serving SDKs on/);
+    expect(relay.output).toMatch(/PROXY_KEY is on the command line.*PROXY_KEY_FILE/);
+    expect(relay.output).toMatch(/HEARTBEAT_INTERVAL of the Go relay \(V1, V2\) does nothing here/);
+    // PORT is in the environment, and BYPASS_AUTH a flag.
+    const flags = await fetch(`http://127.0.0.1:${ports.PORT}/client/env/${DEMO.dev.id}/feature-configs`);
+    expect(flags.status).toBe(200);
+    await expect(fetch(`http://127.0.0.1:${ports.CONTROL_PLANE_PORT}`)).rejects.toThrow('fetch failed');
+    expect(await relay.kill('SIGTERM')).toBe(0);
+  });
+
+  it('starts the demo where a flag says', async () => {
+    const port = await freePort();
+    const demo = npmStart({}, [`--port=${port}`]);
+    await demo.printed(/Ctrl-C ends both/);
+    expect((await fetch(`http://127.0.0.1:${port}/health`)).status).toBe(200);
+  });
+
+  it('refuses flags that nobody knows, the demo as well', async () => {
+    await refuses(npmStart({}, ['--prot', '1']), /--prot is no flag of this relay: --help lists them/);
+    await refuses(
+      npmStart({ AUTH_SECRET: 'short' }, ['--proxy-key', 'k', '--prot', '1']),
+      /AUTH_SECRET cannot be used[^]*--prot is no flag/,
+    );
   });
 
   it('with PROXY_KEY starts the relay alone, against CLIENT_SERVICE', async () => {

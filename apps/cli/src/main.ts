@@ -2,11 +2,12 @@ import { Command, CommanderError } from 'commander';
 
 import { SettingsError } from '#libs/config';
 
+import { addCheck } from './check.command.js';
 import { DONE, FAILED, reasonOf, UsageError, WRONG_USAGE } from './outcome.js';
 import { addRebuild } from './rebuild.command.js';
 import { addReplay } from './replay.command.js';
 
-const COMMANDS = [addRebuild, addReplay];
+const COMMANDS = [addCheck, addRebuild, addReplay];
 
 const program = new Command('ff-relay')
   .description(

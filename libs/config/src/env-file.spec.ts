@@ -13,7 +13,11 @@ function saidOf(line: string): EnvFileLine {
 
 describe('A line of a Go relay’s env-file', () => {
   it.each([
-    ['PORT=7000', 'differs', /is 7000 where it is not set/],
+    ['PORT=7000', 'kept', /port for SDKs/],
+    ['METRIC_POST_DURATION=60', 'kept', /gathered/],
+    ['METRIC_POST_DURATION=0', 'differs', /drops them/],
+    ['READ_REPLICA=true', 'differs', /NATS_URL/],
+    ['REDIS_DB=1', 'differs', /counts here/],
     ['TLS_ENABLED=true', 'kept', /HTTPS/],
     ['export LOG_LEVEL="debug"', 'kept', /log/],
     ['FLAG_POLL_INTERVAL=5', 'kept', /minutes/],
@@ -22,7 +26,7 @@ describe('A line of a Go relay’s env-file', () => {
     ['https_proxy=http://proxy:3128', 'renamed', /HTTPS_PROXY/],
     ['REDIS_ADDRESS=', 'kept', /the same as not set/],
     ['SDK_BASE_URL=https://config.ff.harness.io/api/1.0', 'renamed', /it is CLIENT_SERVICE here/],
-    ['AND_RULES=true', 'differs', /is on where it is not set/],
+    ['AND_RULES=true', 'kept', /AND rules/],
     ['HEARTBEAT_INTERVAL=60', 'none', /livez/],
     ['API_KEYS=a,b', 'none', /PROXY_KEY takes its place/],
     ['METRICS_SERVICE=https://events', 'none', /METRIC_SERVICE is meant/],
@@ -52,9 +56,10 @@ describe('A line of a Go relay’s env-file', () => {
 describe('An env-file', () => {
   it('is told of line by line, without comments and empty lines', () => {
     const file = `# of the relay\n\nPORT=1\n  # more\nPORT=2\r\n${COMPLETE}`;
-    expect(readEnvFile(file).map(({ line, name, meaning }) => [line, name, meaning])).toEqual([
+    const lines = readEnvFile(file).filter(({ line }) => line !== undefined);
+    expect(lines.map(({ line, name, meaning }) => [line, name, meaning])).toEqual([
       [3, 'PORT', 'none'],
-      [5, 'PORT', 'differs'],
+      [5, 'PORT', 'kept'],
       [6, 'PROXY_KEY', 'kept'],
       [7, 'AUTH_SECRET', 'differs'],
     ]);
@@ -70,6 +75,18 @@ describe('An env-file', () => {
         ({ name, meaning }) => (meaning === 'missing' ? [name] : []),
       ),
     ).toEqual(['NATS_URL']);
+  });
+
+  it('that serves from a folder needs no proxy key', () => {
+    const lines = readEnvFile('OFFLINE=true\nAUTH_SECRET_FILE=/secret');
+    expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([]);
+  });
+
+  it('is told of what is not in it, and has another default here', () => {
+    const defaults = (text: string) =>
+      readEnvFile(text).flatMap(({ name, meaning }) => (meaning === 'default' ? [name] : []));
+    expect(defaults(COMPLETE)).toEqual(['PORT', 'PROMETHEUS_PORT', 'AND_RULES']);
+    expect(defaults('PORT=7000\nAND_RULES=false')).toEqual(['PROMETHEUS_PORT']);
   });
 
   it('with a quote that does not end says where, and what it takes in', () => {

@@ -14,16 +14,15 @@ export interface EnvFileLine {
   readonly name: string | undefined;
   /**
    * `kept` works as it is; `renamed` works, and has another name here; `differs` works, and not quite as there;
-   * `none` has no meaning here; `unknown` is no setting of either relay; `wrong` cannot be used, and keeps the relay
+   * `default` is not there, and has another default here; `none` has no meaning here; `unknown` is no setting of either relay; `wrong` cannot be used, and keeps the relay
    * from starting; `unread` is no line of an env-file; `missing` is not there, and must be.
    */
-  readonly meaning: 'kept' | 'renamed' | 'differs' | 'none' | 'unknown' | 'wrong' | 'unread' | 'missing';
+  readonly meaning:
+    'kept' | 'renamed' | 'differs' | 'default' | 'none' | 'unknown' | 'wrong' | 'unread' | 'missing';
   /** A sentence, with what to write where something is to change. Never holds a value that may be a secret. */
   readonly says: string;
 }
 
-/** Settings without which this relay does not start. */
-const REQUIRED = ['PROXY_KEY', 'AUTH_SECRET'];
 /** Node reads these before the relay begins, so it takes no file for them. */
 const OF_NODE = new Set(['NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS', 'NODE_USE_SYSTEM_CA']);
 const SETS = /^\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*=(.*)$/;
@@ -52,7 +51,7 @@ export function readEnvFile(text: string): EnvFileLine[] {
       return [{ line: at, name, meaning: 'none', says: `line ${last.get(name)} sets it again` }];
     return [{ line: at, name, ...meaningOf(name, value, written.trim()) }];
   });
-  return [...read, ...missingIn(values)];
+  return [...read, ...missingIn(values), ...defaultsIn(values)];
 }
 
 type Meaning = Pick<EnvFileLine, 'meaning' | 'says'>;
@@ -84,7 +83,8 @@ function meaningOf(name: string, value: string, written: string): Meaning {
   const fault = isFile ? undefined : faultIn(setting, value, schema);
   if (fault !== undefined) return { meaning: 'wrong', says: adviceFor(setting, fault) };
   if (setting !== name) return { meaning: 'renamed', says: `it is ${setting} here` };
-  if (former?.differs !== undefined) return { meaning: 'differs', says: `it ${former.differs}` };
+  if (former?.differs !== undefined && (former.differsFor ?? value) === value)
+    return { meaning: 'differs', says: `it ${former.differs}` };
   return { meaning: 'kept', says: noteOf(schema).description };
 }
 
@@ -100,14 +100,27 @@ function adviceFor(setting: string, fault: string): string {
 }
 
 function missingIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
-  const isReplica = /^(true|t|1)$/i.test(values['READ_REPLICA'] ?? '');
-  const required = isReplica ? ['AUTH_SECRET', 'NATS_URL', 'REDIS_ADDRESS'] : REQUIRED;
-  return required.flatMap((name) => {
+  return requiredBy(values).flatMap((name) => {
     if (isSet(values[name]) || isSet(values[`${name}_FILE`])) return [];
     const { expected, description } = noteOf(schemaOf(name)!);
     const says = `set it to ${expected} (${description})`;
     return [{ line: undefined, name, meaning: 'missing', says }];
   });
+}
+
+/** Without these the relay does not start. */
+function requiredBy(values: Readonly<Record<string, string>>): readonly string[] {
+  const isTrue = (name: string) => /^(true|t|1)$/i.test(values[name] ?? '');
+  if (isTrue('READ_REPLICA')) return ['AUTH_SECRET', 'NATS_URL', 'REDIS_ADDRESS'];
+  return isTrue('OFFLINE') ? ['AUTH_SECRET'] : ['PROXY_KEY', 'AUTH_SECRET'];
+}
+
+function defaultsIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
+  return Object.entries(GO_RELAY).flatMap(([name, { unset }]) =>
+    unset === undefined || isSet(values[name])
+      ? []
+      : [{ line: undefined, name, meaning: 'default', says: unset }],
+  );
 }
 
 function schemaOf(setting: string): z.ZodType | undefined {

@@ -12,6 +12,10 @@ export interface GoRelaySetting {
   readonly instead?: string;
   /** What differs although the name is the same. */
   readonly differs?: string;
+  /** The only value for which it differs. */
+  readonly differsFor?: string;
+  /** What differs where it is not set. */
+  readonly unset?: string;
 }
 
 const V1_ACCOUNT =
@@ -31,12 +35,14 @@ export const GO_RELAY: Readonly<Record<string, GoRelaySetting>> = {
   SDK_EVENTS_URL: { versions: 'V1', now: 'METRIC_SERVICE' },
   METRIC_POST_DURATION: {
     versions: 'V1, V2',
-    differs: '0 takes evaluation counts and drops them',
+    differs: 'takes evaluation counts and drops them',
+    differsFor: '0',
   },
   READ_REPLICA: {
     versions: 'V2',
     flag: 'readReplica',
     differs: 'needs NATS_URL beside REDIS_ADDRESS here',
+    differsFor: 'true',
   },
   FORWARD_TARGETS: { versions: 'V2' },
   FLAG_STREAM_ENABLED: { versions: 'V1' },
@@ -47,18 +53,28 @@ export const GO_RELAY: Readonly<Record<string, GoRelaySetting>> = {
   },
   REDIS_USERNAME: { versions: 'V2' },
   REDIS_PASSWORD: { versions: 'V1, V2' },
-  REDIS_DB: { versions: 'V1, V2', differs: 'counts here; the Go relay takes database 0 whatever it says' },
-  PORT: { versions: 'V1, V2', differs: 'is 7000 where it is not set, as in the Go relay’s container' },
+  REDIS_DB: {
+    versions: 'V1, V2',
+    differs: 'counts here; the Go relay takes database 0 whatever it says',
+  },
+  PORT: {
+    versions: 'V1, V2',
+    unset: 'it is 7000 here, and 8000 where the Go relay runs without its container',
+  },
   PROMETHEUS_PORT: {
     versions: 'V2',
-    differs: 'leaves /metrics on the port for SDKs where it is not set; there it is 8000',
+    unset: '/metrics is on the port for SDKs and on MANAGEMENT_PORT here, and there on 8000',
   },
   TLS_ENABLED: { versions: 'V1, V2' },
   TLS_CERT: { versions: 'V1, V2' },
   TLS_KEY: { versions: 'V1, V2' },
   BYPASS_AUTH: { versions: 'V1, V2' },
   LOG_LEVEL: { versions: 'V2' },
-  AND_RULES: { versions: 'V2', differs: 'is on where it is not set' },
+  AND_RULES: {
+    versions: 'V2',
+    unset:
+      'groups whose rules need several conditions together match as they say here; there the first one decides. AND_RULES=false leaves such rules out of what SDKs read',
+  },
   ACCOUNT_IDENTIFIER: { versions: 'V1', instead: V1_ACCOUNT },
   ORG_IDENTIFIER: { versions: 'V1', instead: V1_ACCOUNT },
   ADMIN_SERVICE: { versions: 'V1', instead: V1_ACCOUNT },

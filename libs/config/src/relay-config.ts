@@ -390,13 +390,6 @@ type Settings = ReturnType<typeof readSettings<typeof RELAY_SETTINGS>>;
 export class RelayConfig {
   readonly clientService: string;
   readonly metricService: string;
-  /** What the upstream is reached with. */
-  readonly upstreamLink: {
-    readonly files: TlsFiles | undefined;
-    readonly httpsProxy: string | undefined;
-    readonly httpProxy: string | undefined;
-    readonly noProxy: string | undefined;
-  };
   /** What the port for SDKs speaks TLS with; undefined for plain HTTP. */
   readonly tls: TlsFiles | undefined;
   readonly natsUrl: string | undefined;
@@ -445,6 +438,7 @@ export class RelayConfig {
   readonly keepServingOnKeyDeletion: boolean;
   /** What is good to know and keeps nothing from starting, in sentences. */
   readonly remarks: readonly string[];
+  private readonly upstreamFiles: TlsFiles | undefined;
   private readonly settings: Settings;
 
   /**
@@ -494,12 +488,7 @@ export class RelayConfig {
     this.remarks = remarks;
     this.settings = settings;
     this.tls = tls;
-    this.upstreamLink = {
-      files,
-      httpsProxy: settings.HTTPS_PROXY,
-      httpProxy: settings.HTTP_PROXY,
-      noProxy: settings.NO_PROXY,
-    };
+    this.upstreamFiles = files;
     this.clientService = settings.CLIENT_SERVICE;
     this.metricService = settings.METRIC_SERVICE;
     this.natsUrl = settings.NATS_URL;
@@ -553,6 +542,18 @@ export class RelayConfig {
     this.maxStreamsPerKey = settings.MAX_STREAMS_PER_KEY;
     this.closeStreamsOnUpstreamLoss = settings.CLOSE_STREAMS_ON_UPSTREAM_LOSS;
     this.keepServingOnKeyDeletion = settings.KEEP_SERVING_ON_KEY_DELETION;
+  }
+
+  /** What the upstream is reached with. Throws, for a command, if a file that it needs cannot be used. */
+  get upstreamLink(): {
+    readonly files: TlsFiles | undefined;
+    readonly httpsProxy: string | undefined;
+    readonly httpProxy: string | undefined;
+    readonly noProxy: string | undefined;
+  } {
+    const { HTTPS_PROXY, HTTP_PROXY, NO_PROXY } = this.settings;
+    const files = this.roles.length > 0 ? this.upstreamFiles : upstreamFiles(this.settings);
+    return { files, httpsProxy: HTTPS_PROXY, httpProxy: HTTP_PROXY, noProxy: NO_PROXY };
   }
 
   get proxyKey(): string {

@@ -92,6 +92,8 @@ describe('Files for TLS', () => {
     expect(() => new RelayConfig({ ...gateway, FORWARD_TARGETS: 'true' }, ['gateway'])).toThrow(
       /UPSTREAM_CA/,
     );
+    const command = new RelayConfig(gateway, []);
+    expect(() => command.upstreamLink).toThrow(/UPSTREAM_CA/);
   });
 });
 
