@@ -1,9 +1,12 @@
 export { type Backoff, backoffMs, pause } from './backoff.js';
 export { KeptSession } from './kept-session.js';
 export {
+  apiKeysIn,
   type CheckedList,
   type ConfigPage,
   type FetchedConfig,
+  flagsIn,
+  segmentsIn,
   type StreamMessage,
   unknownFieldsOfFlag,
   unknownFieldsOfSegment,

@@ -194,6 +194,11 @@ export function segmentsIn(payload: unknown): CheckedList<Segment> {
   return checkedList<Segment>(payload, segment, (item) => item.identifier);
 }
 
+/** SHA-256 of SDK keys, lower-case hex. */
+export function apiKeysIn(payload: unknown): CheckedList<string> {
+  return checkedList<string>(payload, apiKeyHash, (hash) => hash);
+}
+
 export function configPageIn(payload: unknown): ConfigPage {
   const page = checked(configPage, payload, 'a page of the configuration');
   return {
@@ -204,7 +209,7 @@ export function configPageIn(payload: unknown): ConfigPage {
       id,
       flags: featureConfigs ? flagsIn(featureConfigs) : undefined,
       segments: segments ? segmentsIn(segments) : undefined,
-      apiKeys: apiKeys ? checkedList<string>(apiKeys, apiKeyHash, (hash) => hash) : undefined,
+      apiKeys: apiKeys ? apiKeysIn(apiKeys) : undefined,
     })),
   };
 }
