@@ -1,7 +1,7 @@
 /**
- * `npm start`: the relay against the upstream of PROXY_KEY (or beside others, with READ_REPLICA), or else the demo: a
- * control plane with its seeded flags, and a relay beside it. Ctrl-C, SIGTERM, or the end of either ends both. Settings
- * may also be flags: `npm start -- --port 7005`.
+ * `npm start`: the relay against the upstream of PROXY_KEY (or from CONFIG_DIR with OFFLINE, or beside others with
+ * READ_REPLICA), or else the demo: a control plane with its seeded flags, and a relay beside it. Ctrl-C, SIGTERM, or the
+ * end of either ends both. Settings may also be flags: `npm start -- --port 7005`.
  */
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
@@ -25,8 +25,7 @@ whenAskedToEnd(() => stop(0));
 if (
   environment.PROXY_KEY ||
   environment.PROXY_KEY_FILE ||
-  environment.OFFLINE ||
-  isYes(environment.READ_REPLICA)
+  ['OFFLINE', 'GENERATE_OFFLINE_CONFIG', 'READ_REPLICA'].some((name) => isYes(environment[name]))
 ) {
   await startService('relay', process.env, flags);
 } else {

@@ -4,25 +4,39 @@ import { type EventLog, whileLeading } from '#libs/event-log';
 import { type PartStatus, UPSTREAM_NOTE, type UpstreamStatus } from '#libs/observability';
 import { pause } from '#libs/saas-client';
 
-import type { Ingestor } from './ingestor.js';
 import type { IngestorRecord } from './ingestor-record.js';
 import type { SetAside } from './ledger.js';
 
 /** How often the link to the upstream is told to the gateways of other processes. */
 const REPORT_INTERVAL_MS = 2000;
 
+/** What writes facts while it leads: from an upstream, or from a directory. */
+export interface Leader {
+  /** Works until the signal aborts. */
+  run(leading: AbortSignal): Promise<void>;
+  /** Whether the log has held the whole account. */
+  readonly isComplete: boolean;
+  /** The UUIDs of the environments that exist. */
+  readonly knownEnvironments: readonly string[];
+  /** What the log does not take. */
+  readonly setAside: readonly SetAside[];
+  proxyKeyChanged?(): void;
+  /** What only it has to tell. */
+  details?(): object;
+}
+
 /** Of several ingestors one leads: it writes facts, and tells the others how the link to the upstream stands. */
 export class IngestorLead {
   private readonly logger = new Logger(IngestorLead.name);
   private readonly stopping = new AbortController();
-  private leader: Ingestor | undefined;
+  private leader: Leader | undefined;
   private work: Promise<void> | undefined;
 
   constructor(
     private readonly log: EventLog,
     private readonly upstream: UpstreamStatus,
     private readonly record: IngestorRecord,
-    private readonly create: () => Ingestor,
+    private readonly create: () => Leader,
   ) {}
 
   start(): void {
@@ -36,7 +50,7 @@ export class IngestorLead {
 
   /** There is a new proxy key. */
   proxyKeyChanged(): void {
-    this.leader?.proxyKeyChanged();
+    this.leader?.proxyKeyChanged?.();
   }
 
   get isLeading(): boolean {
@@ -57,6 +71,7 @@ export class IngestorLead {
       log: this.log.reachable ? 'reachable' : 'unreachable',
       setAside: this.setAside,
       ...(this.leader && this.record.status(this.leader.knownEnvironments)),
+      ...this.leader?.details?.(),
     };
   }
 

@@ -18,40 +18,37 @@ import {
   UpstreamLinkModule,
 } from '#libs/saas-client';
 
+import { BundleIngestor } from './bundle-ingestor.js';
 import { Ingestor } from './ingestor.js';
 import { IngestorLead } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
 import { showIngestor } from './ingestor-telemetry.js';
 
-/** Upstream → facts. */
+/** Upstream, or CONFIG_DIR in its place → facts. */
 @Module({
   imports: [EventLogModule, ObservabilityModule, ProxyKeyModule, UpstreamLinkModule],
   providers: [
     {
-      provide: SaasClient,
-      inject: [ProxyKey, UpstreamLink, RelayConfig, Telemetry],
-      useFactory: (proxyKey: ProxyKey, link: UpstreamLink, config: RelayConfig, telemetry: Telemetry) =>
-        new SaasClient({
-          baseUrl: config.clientService,
-          proxyKey,
-          link,
-          streamIdleTimeoutMs: config.streamIdleTimeoutMs,
-          observe: upstreamCalls(telemetry),
-        }),
-    },
-    {
       provide: IngestorLead,
-      inject: [EventLog, SaasClient, UpstreamStatus, RelayConfig, Telemetry],
+      inject: [EventLog, ProxyKey, UpstreamLink, UpstreamStatus, RelayConfig, Telemetry],
       useFactory: (
         log: EventLog,
-        saas: SaasClient,
+        proxyKey: ProxyKey,
+        link: UpstreamLink,
         status: UpstreamStatus,
         config: RelayConfig,
         telemetry: Telemetry,
       ) => {
         const record = new IngestorRecord();
-        const ingestor = () => new Ingestor(log, saas, status, config, backoffMs, record);
-        const lead = new IngestorLead(log, status, record, ingestor);
+        const { clientService: baseUrl, streamIdleTimeoutMs, configDir: directory } = config;
+        const fromDirectory = () =>
+          new BundleIngestor(log, status, record, { directory, rereadMs: config.reconcileIntervalMs });
+        const fromUpstream = () => {
+          const observe = upstreamCalls(telemetry);
+          const saas = new SaasClient({ baseUrl, proxyKey, link, streamIdleTimeoutMs, observe });
+          return () => new Ingestor(log, saas, status, config, backoffMs, record);
+        };
+        const lead = new IngestorLead(log, status, record, config.offline ? fromDirectory : fromUpstream());
         showIngestor(telemetry, lead, record);
         return lead;
       },

@@ -16,6 +16,7 @@ import {
 } from '#libs/saas-client';
 
 import { EnvironmentSync, type Taken } from './environment-sync.js';
+import type { Leader } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
 import { Ledger, type SetAside } from './ledger.js';
 import { askedMs, Patience, seconds } from './patience.js';
@@ -58,7 +59,7 @@ export interface IngestorOptions {
  * reconnect, an interval, a message that cannot be read: all lead to the same comparison of the whole account, repeated
  * until it succeeds. Messages of the stream are dealt with by environment, in order, each environment on its own.
  */
-export class Ingestor {
+export class Ingestor implements Leader {
   private readonly logger = new Logger(Ingestor.name);
   private readonly stopping = new AbortController();
   private readonly ledger: Ledger;

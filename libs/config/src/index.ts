@@ -3,7 +3,14 @@ export { ConfigModule } from './config.module.js';
 export { type EnvFileLine, readEnvFile } from './env-file.js';
 export { namesInGoRelay } from './go-relay.js';
 export { parseRedisAddress, type RedisAddress } from './redis-address.js';
-export { RELAY_SETTINGS, RelayConfig, relayRoles, type Role, ROLES } from './relay-config.js';
+export {
+  isToGenerateOfflineConfig,
+  RELAY_SETTINGS,
+  RelayConfig,
+  relayRoles,
+  type Role,
+  ROLES,
+} from './relay-config.js';
 export {
   baseUrl,
   headerText,

@@ -51,6 +51,22 @@ describe('The settings of the relay', () => {
     expect(listening).toMatchObject({ listening: true, reconcileIntervalMs: 7000 });
   });
 
+  it('need no proxy key where nobody is called, and call nobody then', () => {
+    const { AUTH_SECRET } = REQUIRED;
+    const offline = { AUTH_SECRET, OFFLINE: 'true', FORWARD_TARGETS: 'true' };
+    expect(() => new RelayConfig({ AUTH_SECRET })).toThrow('PROXY_KEY is not set');
+    expect(new RelayConfig(offline)).toMatchObject({
+      offline: true,
+      configDir: '/config',
+      forwardTargets: false,
+      metricPostDurationMs: 0,
+      proxyKeyFile: undefined,
+    });
+    expect(() => new RelayConfig({ ...offline, GENERATE_OFFLINE_CONFIG: 'true' })).toThrow(
+      'GENERATE_OFFLINE_CONFIG cannot be "true": set it to false, or leave it out: OFFLINE is true',
+    );
+  });
+
   it('are taken from the environment, times in seconds', () => {
     const config = new RelayConfig({
       ...REQUIRED,

@@ -224,6 +224,26 @@ export const RELAY_SETTINGS = {
       description: 'run the gateway only; other processes keep the log and the state',
       expected: 'true or false',
     } satisfies SettingNote),
+  OFFLINE: yesOrNo()
+    .default(false)
+    .meta({
+      description: 'serve what is in CONFIG_DIR and call nobody; PROXY_KEY is not needed then',
+      expected: 'true or false',
+    } satisfies SettingNote),
+  CONFIG_DIR: z
+    .string()
+    .default('/config')
+    .meta({
+      description:
+        'the folder of offline configuration: read with OFFLINE, written with GENERATE_OFFLINE_CONFIG',
+      expected: 'a folder that `ff-relay export` or a Go relay wrote',
+    } satisfies SettingNote),
+  GENERATE_OFFLINE_CONFIG: yesOrNo()
+    .default(false)
+    .meta({
+      description: 'write what the upstream says into CONFIG_DIR, and exit',
+      expected: 'true or false; true not together with OFFLINE',
+    } satisfies SettingNote),
   DATA_DIR: z
     .string()
     .default('./data')
@@ -384,6 +404,11 @@ export const RELAY_SETTINGS = {
     } satisfies SettingNote),
 };
 
+const NOT_OFFLINE = RELAY_SETTINGS.GENERATE_OFFLINE_CONFIG.refine((generate) => !generate).meta({
+  description: 'write what the upstream says into CONFIG_DIR, and exit',
+  expected: 'false, or leave it out: OFFLINE is true, and nobody is called',
+} satisfies SettingNote);
+
 type Settings = ReturnType<typeof readSettings<typeof RELAY_SETTINGS>>;
 
 /** The validated settings of the relay. Nothing else reads the environment. */
@@ -399,6 +424,9 @@ export class RelayConfig {
   readonly redis: { address: string; username?: string; password?: string; db: number } | undefined;
   /** As how many processes a gateway serves. */
   readonly gatewayWorkers: number;
+  /** Whether CONFIG_DIR stands in for the upstream, and nobody is called. */
+  readonly offline: boolean;
+  readonly configDir: string;
   readonly dataDir: string;
   readonly host: string;
   readonly port: number;
@@ -427,6 +455,7 @@ export class RelayConfig {
   readonly listening: boolean;
   /** The file that the proxy key was read from, and where a new one may appear. */
   readonly proxyKeyFile: string | undefined;
+  /** 0 where counts are taken and dropped: there is nobody to post them to. */
   readonly metricPostDurationMs: number;
   readonly shutdownGraceMs: number;
   readonly drainMs: number;
@@ -445,29 +474,32 @@ export class RelayConfig {
    * Throws SettingsError with every fault.
    *
    * @param roles what the process runs: a secret is asked for only where it is used, and roles that do not run together
-   * need a log and a store that they share. None for a command, which asks itself for what it needs
+   * need a log and a store that they share. None for a command
    * @param told what was found already where the settings come from
+   * @param required what a command needs
    */
   constructor(
     given: NodeJS.ProcessEnv,
     readonly roles: readonly Role[] = ROLES,
     told: { readonly faults: readonly string[]; readonly remarks: readonly string[] } = NOTHING,
+    required: readonly 'PROXY_KEY'[] = [],
   ) {
     const environment = withPresentNames(given);
     const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
     const shares = roles.length > 0 && roles.length < ROLES.length;
+    const offline = isTrue('OFFLINE', environment);
     const needs = {
-      PROXY_KEY: runs('ingestor', 'metrics-forwarder'),
+      PROXY_KEY: required.includes('PROXY_KEY') || (runs('ingestor', 'metrics-forwarder') && !offline),
       AUTH_SECRET: runs('gateway'),
       NATS_URL: shares,
       REDIS_ADDRESS: shares && runs('projector', 'gateway'),
     };
     const shape = neededBy(RELAY_SETTINGS, needs);
     if (roles.length === ROLES.length) shape['GATEWAY_WORKERS'] = ONE_WORKER;
+    if (offline) shape['GENERATE_OFFLINE_CONFIG'] = NOT_OFFLINE;
     const remarks = [...told.remarks, ...remarksOn(environment)];
     let [tls, files]: (TlsFiles | undefined)[] = [];
-    const asksUpstream = (forwards = false) =>
-      runs('ingestor', 'metrics-forwarder') || (forwards && runs('gateway'));
+    const asksUpstream = (forwards = false) => needs.PROXY_KEY || (!offline && forwards && runs('gateway'));
     const settings = readSettings(shape, environment, {
       remarks,
       faultsIn: (some) => {
@@ -505,6 +537,8 @@ export class RelayConfig {
             ...(settings.REDIS_PASSWORD && { password: settings.REDIS_PASSWORD }),
           };
     this.gatewayWorkers = settings.GATEWAY_WORKERS;
+    this.offline = settings.OFFLINE;
+    this.configDir = settings.CONFIG_DIR;
     this.dataDir = settings.DATA_DIR;
     this.host = settings.HOST;
     this.port = settings.PORT;
@@ -523,7 +557,7 @@ export class RelayConfig {
     this.metricsBodyLimitBytes = settings.METRICS_BODY_LIMIT;
     this.ofrepBodyLimitBytes = settings.OFREP_BODY_LIMIT;
     this.requestTimeoutMs = settings.REQUEST_TIMEOUT * 1000;
-    this.forwardTargets = settings.FORWARD_TARGETS;
+    this.forwardTargets = settings.FORWARD_TARGETS && !settings.OFFLINE;
     this.andRules = settings.AND_RULES;
     this.goRelayJsonValues = settings.GO_RELAY_JSON_VALUES;
     this.streamIdleTimeoutMs = settings.STREAM_IDLE_TIMEOUT * 1000;
@@ -531,8 +565,8 @@ export class RelayConfig {
     this.reconcileIntervalMs = settings.FLAG_STREAM_ENABLED
       ? settings.RECONCILE_INTERVAL * 1000
       : settings.FLAG_POLL_INTERVAL * 60_000;
-    this.proxyKeyFile = environment['PROXY_KEY_FILE']?.trim() || undefined;
-    this.metricPostDurationMs = settings.METRIC_POST_DURATION * 1000;
+    this.proxyKeyFile = settings.OFFLINE ? undefined : environment['PROXY_KEY_FILE']?.trim() || undefined;
+    this.metricPostDurationMs = settings.OFFLINE ? 0 : settings.METRIC_POST_DURATION * 1000;
     this.shutdownGraceMs = settings.SHUTDOWN_GRACE * 1000;
     // The process ends with the grace, and with it whatever is still open.
     this.drainMs = Math.max(0, Math.min(settings.DRAIN_SECONDS, settings.SHUTDOWN_GRACE - 1)) * 1000;
@@ -558,6 +592,11 @@ export class RelayConfig {
 
   get proxyKey(): string {
     return given(this.settings.PROXY_KEY, 'PROXY_KEY');
+  }
+
+  /** The same, for those who can do without. */
+  get givenProxyKey(): string | undefined {
+    return this.settings.PROXY_KEY;
   }
 
   get authSecret(): string {
@@ -616,7 +655,19 @@ function given(value: string | undefined, name: string): string {
 
 /** What a process runs that is all roles at once, or a gateway beside others (READ_REPLICA). */
 export function relayRoles(environment: NodeJS.ProcessEnv): readonly Role[] {
-  const { READ_REPLICA } = RELAY_SETTINGS;
-  const { success, data } = READ_REPLICA.safeParse(environment['READ_REPLICA']?.trim() || undefined);
-  return success && data ? ['gateway'] : ROLES;
+  return isTrue('READ_REPLICA', environment) ? ['gateway'] : ROLES;
+}
+
+/** Whether a process is only to write CONFIG_DIR, and serves nobody. */
+export function isToGenerateOfflineConfig(environment: NodeJS.ProcessEnv): boolean {
+  return isTrue('GENERATE_OFFLINE_CONFIG', environment);
+}
+
+/** A setting that says which others are needed. If it cannot be read, that is told where all faults are. */
+function isTrue(
+  name: 'READ_REPLICA' | 'OFFLINE' | 'GENERATE_OFFLINE_CONFIG',
+  environment: NodeJS.ProcessEnv,
+): boolean {
+  const { success, data } = RELAY_SETTINGS[name].safeParse(environment[name]?.trim() || undefined);
+  return success && data;
 }

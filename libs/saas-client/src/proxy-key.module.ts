@@ -4,13 +4,14 @@ import { RelayConfig } from '#libs/config';
 
 import { ProxyKey } from './proxy-key.js';
 
-/** The proxy key of the process. */
+/** The proxy key of the process; without one nobody upstream is called (OFFLINE). */
 @Module({
   providers: [
     {
       provide: ProxyKey,
       inject: [RelayConfig],
-      useFactory: (config: RelayConfig) => new ProxyKey(config.proxyKey, config.proxyKeyFile),
+      useFactory: (config: RelayConfig) =>
+        new ProxyKey(config.offline ? '' : config.proxyKey, config.proxyKeyFile),
     },
   ],
   exports: [ProxyKey],
