@@ -1,4 +1,5 @@
 /** Loaded into a process before anything else: writes down each attempt to connect to anything, or to find out where it is. */
+/* oxlint-disable typescript/unbound-method -- what is replaced is called as what it was a method of */
 import dgram from 'node:dgram';
 import dns from 'node:dns';
 import { appendFileSync } from 'node:fs';

@@ -3,11 +3,13 @@ import { Command, CommanderError } from 'commander';
 import { SettingsError } from '#libs/config';
 
 import { addCheck } from './check.command.js';
+import { addExport } from './export.command.js';
+import { addImport } from './import.command.js';
 import { DONE, FAILED, reasonOf, UsageError, WRONG_USAGE } from './outcome.js';
 import { addRebuild } from './rebuild.command.js';
 import { addReplay } from './replay.command.js';
 
-const COMMANDS = [addCheck, addRebuild, addReplay];
+const COMMANDS = [addCheck, addRebuild, addReplay, addExport, addImport];
 
 const program = new Command('ff-relay')
   .description(

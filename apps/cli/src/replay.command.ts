@@ -72,14 +72,16 @@ async function run({ until, into, replace, strict }: Options): Promise<void> {
   }
 }
 
-async function read(log: EventLog, moment: Moment): Promise<Past> {
+/** What the log said at a moment, with its progress on stderr. Throws CommandFailed for one that is still to come. */
+export async function read(log: EventLog, moment: Moment): Promise<Past> {
   const { sequence } = await log.head('FF_FACTS');
   if ('sequence' in moment && moment.sequence > sequence)
-    throw new CommandFailed(`The log ends at position ${sequence}: name one up to there with --until.`);
+    throw new CommandFailed(`The log ends at position ${sequence}: name one up to there.`);
   return showingProgress('Reading the log', (progress) => foldUntil(log, moment, progress));
 }
 
-function warnOf(forgotten: readonly EntityName[]): void {
+/** Says on stderr what the log does not know any more. */
+export function warnOf(forgotten: readonly EntityName[]): void {
   if (forgotten.length === 0) return;
   const names = forgotten.slice(0, NAMED).map(({ environment, kind, identifier }) => {
     return `  ${kind} ${identifier}${kind === 'environment' ? '' : ` of ${environment}`}`;
@@ -118,7 +120,7 @@ function summaryOf(past: Past, place: string): string {
 }
 
 /** An option's value; what it cannot be is told with the help. */
-function argument<Value>(parse: (text: string) => Value): (text: string) => Value {
+export function argument<Value>(parse: (text: string) => Value): (text: string) => Value {
   return (text) => {
     try {
       return parse(text);

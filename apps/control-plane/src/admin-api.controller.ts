@@ -17,8 +17,10 @@ import {
   Patch,
   Post,
   Query,
+  Req,
   Res,
   UnauthorizedException,
+  UnsupportedMediaTypeException,
   UseGuards,
 } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -35,6 +37,7 @@ import {
   type StoredFeature,
   type StoredFlag,
 } from './flag-registry.js';
+import { IMPORT, importBodyIn, IMPORT_TYPE } from './import-body.js';
 import { pageOf, queryNumber, validated } from './requests.js';
 
 const MOST_FEATURES = 10_000;
@@ -322,6 +325,20 @@ export class AdminApiController {
   remove(@Param('identifier') identifier: string, @Query() query: unknown): void {
     const project = this.project(validated(PROJECT_SCOPE, query));
     if (!this.registry.deleteFeature(project, identifier)) throw unknownFlag(identifier);
+  }
+
+  /** Ours: takes over what a bundle says, with its ids, versions and hashes of keys; all of it or nothing. */
+  @Post('import')
+  @HttpCode(200)
+  async import(@Req() { raw, headers }: FastifyRequest) {
+    if (headers['content-type'] !== IMPORT_TYPE)
+      throw new UnsupportedMediaTypeException(`Send what is imported as ${IMPORT_TYPE}`);
+    const { replace, ...imported } = validated(IMPORT, await importBodyIn(raw));
+    const outcome = this.registry.import(imported, replace);
+    if ('proxyKeyAdded' in outcome) return outcome;
+    const shown = outcome.conflicts.slice(0, 5).join('; ');
+    const more = outcome.conflicts.length - 5;
+    throw new ConflictException(more > 0 ? `${shown}; and ${more} more` : shown);
   }
 
   /** Ours: how often each variation was served, in minutes, hours or days. */

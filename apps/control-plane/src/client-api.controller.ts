@@ -99,7 +99,7 @@ export class ClientApiController {
     };
   }
 
-  /** U3: what changes in the environments of the token, from now on. */
+  /** U3: what changes in the environments of the token, from now on; and that its key opens more, for which a new token is needed. */
   @Get('stream')
   follow(
     @Headers('authorization') authorization: string | undefined,
@@ -109,8 +109,13 @@ export class ClientApiController {
     const caller = this.caller(authorization);
     requireSameKey(caller, apiKey ?? '');
     const scope = new Set(caller.environments);
-    // Counts are no business of relays: they would take the message for one of a kind that they do not know yet.
-    this.stream.open(reply, ({ domain, environment }) => domain !== 'metrics' && scope.has(environment));
+    this.stream.open(reply, ({ domain, environment, environments = [] }) => {
+      // Counts are no business of relays: they would take the message for one of a kind that they do not know yet.
+      if (domain === 'metrics') return false;
+      if (environments.length === 0) return scope.has(environment);
+      const open = this.registry.proxyKey(caller.hash)?.environments ?? [];
+      return environments.some((id) => open.includes(id));
+    });
   }
 
   /** U4. */

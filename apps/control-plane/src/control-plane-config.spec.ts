@@ -16,6 +16,7 @@ describe('The settings of the control plane', () => {
       port: 7100,
       host: '127.0.0.1',
       dataDir: './data',
+      demoData: true,
       adminToken: undefined,
       logLevel: 'INFO',
       logFormat: 'text',

@@ -1,6 +1,14 @@
 import { isIPv4 } from 'node:net';
 
-import { logFormat, logLevel, port, readSettings, type SettingNote, wholeNumber } from '#libs/config';
+import {
+  logFormat,
+  logLevel,
+  port,
+  readSettings,
+  type SettingNote,
+  wholeNumber,
+  yesOrNo,
+} from '#libs/config';
 import { z } from 'zod';
 
 const settings = (environment: NodeJS.ProcessEnv) => ({
@@ -22,6 +30,13 @@ const settings = (environment: NodeJS.ProcessEnv) => ({
     .meta({
       description: 'the folder of control-plane.sqlite',
       expected: 'a folder that this process may write to',
+    } satisfies SettingNote),
+  DEMO_DATA: yesOrNo()
+    .default(true)
+    .meta({
+      description:
+        'fill a new DATA_DIR with the demo, whose keys are known to everybody; false leaves it empty',
+      expected: 'true or false',
     } satisfies SettingNote),
   ADMIN_TOKEN: z
     .string()
@@ -47,6 +62,8 @@ export class ControlPlaneConfig {
   readonly port: number;
   readonly host: string;
   readonly dataDir: string;
+  /** Whether a new registry begins with the demo. */
+  readonly demoData: boolean;
   /** Undefined: whoever is on this machine may use the admin API. */
   readonly adminToken: string | undefined;
   readonly logLevel: 'DEBUG' | 'INFO' | 'WARN' | 'ERROR';
@@ -59,6 +76,7 @@ export class ControlPlaneConfig {
     this.port = read.CONTROL_PLANE_PORT;
     this.host = read.CONTROL_PLANE_HOST;
     this.dataDir = read.DATA_DIR;
+    this.demoData = read.DEMO_DATA;
     this.adminToken = read.ADMIN_TOKEN;
     this.logLevel = read.LOG_LEVEL;
     this.logFormat = read.LOG_FORMAT;

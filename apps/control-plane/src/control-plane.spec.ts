@@ -1031,6 +1031,170 @@ describe('Evaluation counts', () => {
   });
 });
 
+describe('What is imported', () => {
+  const KEY = 'a proxy key of before';
+  const E1 = '40000000-0000-4000-8000-000000000001';
+  const E2 = '40000000-0000-4000-8000-000000000002';
+  // Not in the order in which this program would write it, and with a field that it does not know.
+  const flag = (feature: string, changes: object = {}) => ({
+    version: 41,
+    state: 'on',
+    unknown: { b: 1, a: 2 },
+    feature,
+    project: 'shop',
+    environment: 'live',
+    kind: 'boolean',
+    variations: [
+      { value: 'true', identifier: 'yes' },
+      { value: 'false', identifier: 'no' },
+    ],
+    offVariation: 'no',
+    defaultServe: { variation: 'yes' },
+    variationToTargetMap: null,
+    ...changes,
+  });
+  const environment = (id: string, changes: object = {}) => ({
+    id,
+    project: 'shop',
+    identifier: 'live',
+    apiKeys: [sha256(`key of ${id}`)],
+    flags: [flag('a'), flag('b')],
+    segments: [{ identifier: 'beta', name: 'Beta', version: 3, rules: null, servingRules: [] }],
+    ...changes,
+  });
+  const imported = (environments: readonly object[], changes: object = {}) => ({
+    account: 'acme',
+    organization: 'default',
+    proxyKey: { identifier: 'relay', hash: sha256(KEY), isNew: false },
+    environments,
+    ...changes,
+  });
+  const send = (running: Running, body: unknown, headers: Record<string, string> = ADMIN) =>
+    running.call('POST', '/gateway/cf/admin/import', {
+      headers: { 'content-type': 'application/vnd.ff-relay.bundle+json', ...headers },
+      body,
+    });
+  const authorized = async (running: Running, proxyKey = KEY) => {
+    const { status, body } = await running.call('POST', '/api/1.0/proxy/auth', { body: { proxyKey } });
+    return { status, headers: { authorization: `Bearer ${body.authToken}` } };
+  };
+  const configOf = async (running: Running) => {
+    const { headers } = await authorized(running);
+    const { body } = await running.call('GET', '/api/1.0/proxy/config', { query: { key: KEY }, headers });
+    return body.environments;
+  };
+
+  it('is served as it was: ids, versions, hashes of keys, and every byte of the flags', async () => {
+    const running = await start();
+    expect(await send(running, imported([environment(E1)]))).toMatchObject({
+      status: 200,
+      body: { proxyKeyAdded: true },
+    });
+    expect(await configOf(running)).toEqual([
+      {
+        id: E1,
+        apiKeys: [sha256(`key of ${E1}`)],
+        featureConfigs: [flag('a'), flag('b')],
+        segments: environment(E1).segments,
+      },
+    ]);
+    const { headers } = await authorized(running);
+    const { text } = await running.call('GET', `/api/1.0/client/env/${E1}/feature-configs`, { headers });
+    expect(text).toBe(JSON.stringify([flag('a'), flag('b')]));
+  });
+
+  it('can be switched, and goes on from its versions', async () => {
+    const running = await start(newFolder(), { DEMO_DATA: 'false' });
+    await send(running, imported([environment(E1)]));
+    const scope = { accountIdentifier: 'acme', orgIdentifier: 'default', projectIdentifier: 'shop' };
+    const { body } = await running.admin('GET', '/projects', {});
+    expect(body.data.projects).toMatchObject([{ identifier: 'shop', accountIdentifier: 'acme' }]);
+    const inLive = { ...scope, environmentIdentifier: 'live' };
+    expect((await running.admin('PATCH', '/features/a', inLive, stateOf('off'))).status).toBe(200);
+    const [live] = await configOf(running);
+    expect(live.featureConfigs[0]).toEqual(flag('a', { state: 'off', version: 42 }));
+    const feature = await running.admin('GET', '/features/b', inLive);
+    expect(feature.body).toMatchObject({ kind: 'boolean', envProperties: { state: 'on', version: 41 } });
+  });
+
+  it('replaces what is there only if that is asked for, and then all of it', async () => {
+    const running = await start();
+    await send(running, imported([environment(E1), environment(E2, { identifier: 'test' })]));
+    const next = imported([
+      environment(E1, { flags: [flag('b', { version: 50 })], segments: [], apiKeys: [] }),
+    ]);
+    const refused = await send(running, next);
+    expect(refused).toMatchObject({ status: 409, body: { message: `environment ${E1} is here already` } });
+    expect(await configOf(running)).toMatchObject([{ featureConfigs: [{}, {}] }, {}]);
+    expect((await send(running, { ...next, replace: true })).status).toBe(200);
+    expect(await configOf(running)).toMatchObject([
+      { id: E1, apiKeys: [], featureConfigs: [{ feature: 'b', version: 50 }], segments: [] },
+      { id: E2, featureConfigs: [{ feature: 'a' }, { feature: 'b' }] },
+    ]);
+  });
+
+  it('moves an SDK key between environments of one import, and takes none from others', async () => {
+    const running = await start();
+    await send(running, imported([environment(E1), environment(E2, { identifier: 'test' })]));
+    const [first, second] = [[sha256(`key of ${E1}`)], [sha256(`key of ${E2}`)]];
+    const swapped = [environment(E1, { apiKeys: second }), environment(E2, { apiKeys: first })];
+    expect((await send(running, imported(swapped, { replace: true }))).status).toBe(200);
+    expect(await configOf(running)).toMatchObject([{ apiKeys: second }, { apiKeys: first }]);
+    const demo = sha256('20000000-0000-4000-8000-000000000001');
+    const other = '40000000-0000-4000-8000-000000000003';
+    expect(await send(running, imported([environment(other, { apiKeys: [demo] })]))).toMatchObject({
+      status: 409,
+      body: { message: expect.stringContaining(`opens environment ${DEV}`) },
+    });
+  });
+
+  it('is told to relays that come by the same proxy key, and to no others', async () => {
+    const running = await start();
+    await send(running, imported([environment(E1)]));
+    const { headers } = await authorized(running);
+    const own = await follow(`${running.url}/api/1.0/stream`, { ...headers, 'API-Key': KEY });
+    const others = await accountStream(running);
+    await own.frame();
+    await send(running, imported([environment(E2, { identifier: 'test' })]));
+    expect(await own.message()).toMatchObject({
+      event: 'environmentsAdded',
+      domain: 'proxy',
+      environments: [E2],
+    });
+    await running.admin('PATCH', '/features/dark-mode', IN_DEV, stateOf('off'));
+    expect(await others.message()).toMatchObject({ identifier: 'dark-mode' });
+  });
+
+  it('brings a new proxy key only where there is none', async () => {
+    const running = await start();
+    const made = (key: string) => ({ proxyKey: { identifier: key, hash: sha256(key), isNew: true } });
+    expect((await send(running, imported([environment(E1)], made('one')))).body).toEqual({
+      proxyKeyAdded: true,
+    });
+    const again = { ...made('two'), replace: true };
+    expect((await send(running, imported([environment(E1)], again))).body).toEqual({ proxyKeyAdded: false });
+    expect((await authorized(running, 'one')).status).toBe(200);
+    expect((await authorized(running, 'two')).status).toBe(401);
+  });
+
+  it('is taken from administrators alone, and checked as a whole', async () => {
+    const running = await start(newFolder(), { ADMIN_TOKEN: 'a-token-of-16-letters' });
+    expect((await send(running, imported([environment(E1)]))).status).toBe(401);
+    const token = { 'x-api-key': 'a-token-of-16-letters' };
+    expect((await send(running, '{', token)).status).toBe(400);
+    const wrong = imported([environment(E1), environment(E2, { flags: [flag('a', { state: 'maybe' })] })]);
+    expect(await send(running, wrong, token)).toMatchObject({
+      status: 400,
+      body: { message: expect.stringContaining('environments.1.flags.0.state') },
+    });
+    expect((await authorized(running)).status).toBe(401);
+    expect(
+      (await send(running, imported([environment(E1)]), { ...token, 'content-type': 'application/json' }))
+        .status,
+    ).toBe(415);
+  });
+});
+
 describe('The page', () => {
   it('is served with the types and the policy that keep browsers strict', async () => {
     const { url } = await start();

@@ -12,6 +12,7 @@ import type { ControlPlaneConfig } from './control-plane-config.js';
 import { ControlPlaneModule } from './control-plane.module.js';
 import { demoData } from './demo-data.js';
 import { FlagRegistry } from './flag-registry.js';
+import { IMPORT_TYPE } from './import-body.js';
 
 const MIB = 1 << 20;
 /** A relay gathers 1 MiB of counts, which are longer in the words of the protocol. */
@@ -28,14 +29,15 @@ export async function startControlPlane(
 ): Promise<{ readonly app: NestFastifyApplication; readonly url: string }> {
   // Before Nest, which would log a failure with its stack beside the one message that it is worth.
   const stream = new AccountStream();
-  const registry = FlagRegistry.open(config.dataDir, demoData, (message) => stream.publish(message));
+  const seed = config.demoData ? demoData : undefined;
+  const registry = FlagRegistry.open(config.dataDir, seed, (message) => stream.publish(message));
   try {
     const app = await NestFactory.create<NestFastifyApplication>(
       ControlPlaneModule.of(config, registry, stream),
       httpServer(),
       { logger: new ServiceLogger('control-plane', config.logLevel, config.logFormat), abortOnError: false },
     );
-    acceptEmptyJson(app);
+    readBodies(app);
     await app.init();
     return { app, url: await listen(app, config) };
   } catch (error) {
@@ -63,8 +65,10 @@ function httpServer(): FastifyAdapter {
   });
 }
 
-/** Admin clients send DELETE with a JSON content type and no body. */
-function acceptEmptyJson(app: NestFastifyApplication): void {
+/** Admin clients send DELETE with a JSON content type and no body. What is imported is read once it is known who sends it. */
+function readBodies(app: NestFastifyApplication): void {
+  const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
+  fastify.addContentTypeParser(IMPORT_TYPE, (_request, _body, done) => done(null));
   app.useBodyParser('application/json', { bodyLimit: BODY_LIMIT_BYTES }, (_request, body, done) => {
     try {
       done(null, body.length === 0 ? undefined : JSON.parse(body.toString()));

@@ -57,7 +57,8 @@ export interface Environment {
 export interface SdkKey {
   readonly identifier: string;
   readonly name: string;
-  readonly type: 'Server' | 'Client';
+  /** Of a key that was imported, nobody knows. */
+  readonly type: 'Server' | 'Client' | 'Unknown';
   /** Lower-case hex SHA-256 of the key's text, which is not kept. */
   readonly hash: string;
 }
@@ -85,6 +86,24 @@ export interface Seed {
   })[];
 }
 
+/** What a bundle says, to be taken over with its ids, versions and hashes of keys. */
+export interface Imported {
+  readonly account: string;
+  readonly organization: string;
+  /** The key by which relays come. If it was made for the import, it is added only if the organization has none. */
+  readonly proxyKey: { readonly identifier: string; readonly hash: string; readonly isNew: boolean };
+  readonly environments: readonly {
+    /** UUID. */
+    readonly id: string;
+    readonly project: string;
+    readonly identifier: string;
+    /** Lower-case hex SHA-256. */
+    readonly apiKeys: readonly string[];
+    readonly flags: readonly Flag[];
+    readonly segments: readonly Segment[];
+  }[];
+}
+
 /** All that is kept of a key: the lower-case hex SHA-256 of its text, as `/proxy/config` lists it. */
 export const hashOf = (key: string) => createHash('sha256').update(key).digest('hex');
 
@@ -103,6 +122,28 @@ export function newFlag(feature: Feature, project: string, environment: string):
     prerequisites: feature.prerequisites,
     variationToTargetMap: [],
     version: 1,
+  };
+}
+
+/** What can be said of a feature that is only known as a flag. */
+function featureOf({
+  feature: identifier,
+  kind,
+  variations,
+  defaultServe,
+  offVariation,
+  prerequisites,
+}: Flag): Feature {
+  return {
+    identifier,
+    name: identifier,
+    kind,
+    permanent: false,
+    tags: [],
+    variations,
+    defaultOnVariation: defaultServe.variation ?? variations[0]?.identifier ?? '',
+    defaultOffVariation: offVariation,
+    prerequisites: prerequisites ?? [],
   };
 }
 
@@ -163,12 +204,12 @@ export class FlagRegistry {
   }
 
   /**
-   * Opens `control-plane.sqlite` in `dataDir`, which is made if it is missing. A new file is filled with `seed`.
+   * Opens `control-plane.sqlite` in `dataDir`, which is made if it is missing. A new file is filled with `seed`, if any.
    * Throws StartupError when the folder or the file cannot be used, or another process holds it.
    */
   static open(
     dataDir: string,
-    seed: (now: number) => Seed,
+    seed: ((now: number) => Seed) | undefined,
     announce: (message: AccountMessage) => void,
     now: () => number = Date.now,
   ): FlagRegistry {
@@ -187,7 +228,8 @@ export class FlagRegistry {
       if (made) db.exec(SCHEMA);
       const registry = new FlagRegistry(db, holderFile, announce, now);
       db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
-      if (made) registry.fill(seed(now()));
+      if (made) registry.begin();
+      if (made && seed) registry.fill(seed(now()));
       db.exec('COMMIT');
       db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
       writeFileSync(holderFile, `process ${process.pid} on ${hostname()}`);
@@ -333,6 +375,133 @@ export class FlagRegistry {
     });
   }
 
+  /**
+   * Takes over what a bundle says, all of it or nothing.
+   *
+   * @param replaces whether environments that are here may become as the bundle has them
+   * @returns whether the proxy key was added, or what stands in the way: then nothing was done
+   */
+  import(
+    imported: Imported,
+    replaces: boolean,
+  ): { readonly proxyKeyAdded: boolean } | { readonly conflicts: readonly string[] } {
+    return this.write((messages) => {
+      const conflicts = this.conflictsWith(imported, replaces);
+      if (conflicts.length > 0) return { conflicts };
+      const { account, organization, environments } = imported;
+      const projects = new Map<number, Project>();
+      for (const environment of environments) {
+        const project = this.projectFor(account, organization, environment.project);
+        projects.set(project.id, project);
+        this.placeEnvironment(project, environment);
+        this.placeKeys(environment.id, environment.apiKeys);
+        this.placeFlags(environment.id, environment.flags);
+        this.placeSegments(environment.id, environment.segments);
+        for (const flag of environment.flags)
+          if (!this.feature(project, flag.feature)) this.addFeature(project, featureOf(flag));
+      }
+      for (const project of projects.values()) this.sql(FORGET_FEATURES).run(project.id, project.id);
+      const proxyKeyAdded = this.placeProxyKey(imported);
+      messages.push({
+        event: 'environmentsAdded',
+        domain: 'proxy',
+        identifier: '',
+        version: 0,
+        environment: '',
+        environments: environments.map(({ id }) => id),
+        apiKey: '',
+      });
+      return { proxyKeyAdded };
+    });
+  }
+
+  private conflictsWith({ account, organization, proxyKey, environments }: Imported, replaces: boolean) {
+    const conflicts: string[] = [];
+    const ids = new Set(environments.map(({ id }) => id));
+    for (const { id, project, apiKeys } of environments) {
+      const here = this.sql(
+        `SELECT account, organization, projects.identifier AS project FROM environments
+         JOIN projects ON projects.id = environments.project WHERE environments.id = ?`,
+      ).get(id);
+      const isSame =
+        here?.['account'] === account && here['organization'] === organization && here['project'] === project;
+      if (here && !isSame)
+        conflicts.push(`environment ${id} belongs to project ${String(here['project'])} of another place`);
+      else if (here && !replaces) conflicts.push(`environment ${id} is here already`);
+      for (const hash of apiKeys) {
+        const holder = this.sql('SELECT environment FROM sdk_keys WHERE hash = ?').get(hash)?.['environment'];
+        if (holder !== undefined && !ids.has(String(holder)))
+          conflicts.push(`SDK key ${hash.slice(0, 8)}… opens environment ${String(holder)}`);
+      }
+    }
+    const known = this.proxyKey(proxyKey.hash);
+    if (known && (known.account !== account || known.organization !== organization))
+      conflicts.push(`the proxy key belongs to account ${known.account}, organization ${known.organization}`);
+    return conflicts;
+  }
+
+  private projectFor(account: string, organization: string, identifier: string): Project {
+    this.sql(
+      'INSERT INTO projects (account, organization, identifier, name) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
+    ).run(account, organization, identifier, identifier);
+    return this.project(account, organization, identifier)!;
+  }
+
+  private placeEnvironment(project: Project, { id, identifier }: Imported['environments'][number]): void {
+    if (this.sql('SELECT id FROM environments WHERE id = ?').get(id)) return;
+    // Two organizations may have had projects of one name.
+    const isTaken = this.environment(project, identifier) !== undefined;
+    const name = isTaken ? `${identifier}-${id.slice(0, 8)}` : identifier;
+    this.addEnvironment(project, {
+      id,
+      identifier: name,
+      name,
+      type: /^prod/i.test(identifier) ? 'Production' : 'PreProduction',
+    });
+  }
+
+  private placeKeys(environment: string, hashes: readonly string[]): void {
+    const wanted = new Set(hashes);
+    for (const { hash } of this.sdkKeys(environment))
+      if (!wanted.has(hash)) this.sql('DELETE FROM sdk_keys WHERE hash = ?').run(hash);
+    for (const hash of wanted) {
+      const identifier = `key-${hash.slice(0, 16)}`;
+      this.sql(
+        `INSERT INTO sdk_keys (hash, environment, identifier, name, type) VALUES (?, ?, ?, ?, 'Unknown')
+         ON CONFLICT (hash) DO UPDATE SET environment = excluded.environment`,
+      ).run(hash, environment, identifier, identifier);
+    }
+  }
+
+  private placeFlags(environment: string, flags: readonly Flag[]): void {
+    const wanted = new Set(flags.map(({ feature }) => feature));
+    for (const { flag } of this.flags(environment)) {
+      if (!wanted.has(flag.feature))
+        this.sql('DELETE FROM flags WHERE environment = ? AND identifier = ?').run(environment, flag.feature);
+    }
+    for (const flag of flags) {
+      this.sql(
+        `INSERT INTO flags (environment, identifier, flag, modified_at) VALUES (?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET flag = excluded.flag, modified_at = excluded.modified_at
+         WHERE flag <> excluded.flag`,
+      ).run(environment, flag.feature, JSON.stringify(flag), this.now());
+    }
+  }
+
+  private placeSegments(environment: string, segments: readonly Segment[]): void {
+    this.sql('DELETE FROM segments WHERE environment = ?').run(environment);
+    for (const segment of segments) this.addSegment(environment, segment);
+  }
+
+  /** @returns whether it was added */
+  private placeProxyKey({ account, organization, proxyKey }: Imported): boolean {
+    if (this.proxyKey(proxyKey.hash)) return false;
+    const others = this.sql('SELECT hash FROM proxy_keys WHERE account = ? AND organization = ?');
+    if (proxyKey.isNew && others.get(account, organization)) return false;
+    this.addProxyKey(account, organization, proxyKey);
+    return true;
+  }
+
   private write<Result>(change: (messages: AccountMessage[]) => Result): Result {
     const messages: AccountMessage[] = [];
     this.db.exec('BEGIN IMMEDIATE');
@@ -348,43 +517,60 @@ export class FlagRegistry {
     return result;
   }
 
+  private begin(): void {
+    this.sql("INSERT INTO secrets (name, value) VALUES ('token', ?)").run(randomBytes(32));
+  }
+
   private fill(seed: Seed): void {
     const { account, organization, proxyKey } = seed;
-    this.sql("INSERT INTO secrets (name, value) VALUES ('token', ?)").run(randomBytes(32));
     this.sql('INSERT INTO projects (account, organization, identifier, name) VALUES (?, ?, ?, ?)').run(
       account,
       organization,
       seed.project.identifier,
       seed.project.name,
     );
-    this.sql(
-      'INSERT INTO proxy_keys (hash, account, organization, identifier, version) VALUES (?, ?, ?, ?, 1)',
-    ).run(proxyKey.hash, account, organization, proxyKey.identifier);
+    this.addProxyKey(account, organization, proxyKey);
     const project = this.project(account, organization, seed.project.identifier)!;
     for (const feature of seed.features) this.addFeature(project, feature);
     for (const environment of seed.environments) {
-      const { id, identifier, name, type } = environment;
-      this.sql('INSERT INTO environments (id, project, identifier, name, type) VALUES (?, ?, ?, ?, ?)').run(
-        id,
-        project.id,
-        identifier,
-        name,
-        type,
-      );
+      const { id } = environment;
+      this.addEnvironment(project, environment);
       for (const key of environment.sdkKeys) {
         this.sql(
           'INSERT INTO sdk_keys (hash, environment, identifier, name, type) VALUES (?, ?, ?, ?, ?)',
         ).run(key.hash, id, key.identifier, key.name, key.type);
       }
       for (const flag of environment.flags) this.addFlag(id, flag);
-      for (const segment of environment.segments) {
-        this.sql('INSERT INTO segments (environment, identifier, segment) VALUES (?, ?, ?)').run(
-          id,
-          segment.identifier,
-          JSON.stringify(segment),
-        );
-      }
+      for (const segment of environment.segments) this.addSegment(id, segment);
     }
+  }
+
+  private addProxyKey(
+    account: string,
+    organization: string,
+    { identifier, hash }: { readonly identifier: string; readonly hash: string },
+  ): void {
+    this.sql(
+      'INSERT INTO proxy_keys (hash, account, organization, identifier, version) VALUES (?, ?, ?, ?, 1)',
+    ).run(hash, account, organization, identifier);
+  }
+
+  private addEnvironment(project: Project, { id, identifier, name, type }: Environment): void {
+    this.sql('INSERT INTO environments (id, project, identifier, name, type) VALUES (?, ?, ?, ?, ?)').run(
+      id,
+      project.id,
+      identifier,
+      name,
+      type,
+    );
+  }
+
+  private addSegment(environment: string, segment: Segment): void {
+    this.sql('INSERT INTO segments (environment, identifier, segment) VALUES (?, ?, ?)').run(
+      environment,
+      segment.identifier,
+      JSON.stringify(segment),
+    );
   }
 
   private addFeature(project: Project, feature: Feature): void {
@@ -414,6 +600,11 @@ const PROJECTS = 'SELECT id, account, organization, identifier, name FROM projec
 const ENVIRONMENTS = 'SELECT id, identifier, name, type FROM environments WHERE project = ?';
 const FLAGS = 'SELECT identifier, flag, modified_at FROM flags WHERE environment = ?';
 const SEGMENTS = 'SELECT identifier, segment FROM segments WHERE environment = ?';
+/** Those that no environment of the project has a flag of any more. */
+const FORGET_FEATURES = `
+  DELETE FROM features WHERE project = ? AND identifier NOT IN (
+    SELECT flags.identifier FROM flags JOIN environments ON environments.id = flags.environment WHERE project = ?
+  )`;
 const FEATURES = 'SELECT identifier, feature, created_at, modified_at FROM features WHERE project = ?';
 
 const inOrder = <Row extends { readonly identifier: string }>(rows: Row[]) =>

@@ -24,7 +24,7 @@ export interface Generated {
 }
 
 /**
- * Writes what the upstream says now as a bundle, which replaces one that is there.
+ * Writes what the upstream says now as a bundle, which replaces one that is there unless that is not wanted.
  *
  * Throws BundleError, or what the upstream failed with at the last of some tries.
  */
@@ -32,14 +32,18 @@ export async function generateBundle(
   saas: SaasClient,
   directory: string,
   signal: AbortSignal,
-  { now = Date.now, backoff = backoffMs }: { now?: () => number; backoff?: Backoff } = {},
+  {
+    replaces = true,
+    now = Date.now,
+    backoff = backoffMs,
+  }: { replaces?: boolean; now?: () => number; backoff?: Backoff } = {},
 ): Promise<Generated> {
   const generated = await readUpstream(saas, signal, backoff);
   const { environments, leftOut } = generated;
   const time = new Date(now()).toISOString();
   const complete = leftOut.length === 0;
   const origin = { source: 'upstream', position: null, time, writtenAt: time, complete, leftOut } as const;
-  await writeBundle(directory, environments, origin, { replaces: true });
+  await writeBundle(directory, environments, origin, { replaces });
   return generated;
 }
 
