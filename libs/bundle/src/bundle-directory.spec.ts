@@ -129,6 +129,29 @@ describe('A bundle', () => {
     expect(await refusal()).toContain('env-e2: is not in manifest.json');
   });
 
+  it.each(['feature_config.json', 'segments.json', 'auth_config.json'])(
+    'is none when writing it broke off before %s, whatever was there before',
+    async (file) => {
+      await write([dev, prod]);
+      await rm(at('manifest.json'));
+      const inTheWay = at(`env-e2/${file}`);
+      const old = await readFile(inTheWay);
+      await rm(inTheWay);
+      await mkdir(join(inTheWay, 'any'), { recursive: true });
+      const next = { flags: [aFlag('new')], segments: [aSegment('new')] };
+      const states = [
+        { ...dev, ...next, apiKeys: [key('d')] },
+        { ...prod, ...next, apiKeys: [key('e')] },
+      ];
+      await expect(write(states, true)).rejects.toThrow(BundleError);
+      await rm(inTheWay, { recursive: true });
+      await writeFile(inTheWay, old);
+      expect(await refusal()).toContain(`env-e2/${file}: it is not as manifest.json says`);
+      await write([prod], true);
+      expect((await readBundle(directory)).environments).toEqual([prod]);
+    },
+  );
+
   describe('that the Go relay wrote', () => {
     beforeEach(async () => {
       for (const { id, flags, segments, apiKeys } of [dev, prod]) {
