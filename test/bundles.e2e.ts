@@ -11,8 +11,7 @@ import { EmbeddedEventLog } from '#libs/event-log';
 
 import { aFlag, aSegment } from '../libs/domain/src/builders.suite.js';
 import { Chance } from './support/chance.js';
-import { Admin, SdkSession } from './support/clients.js';
-import { ownMemory } from './support/own-memory.js';
+import { Admin, ownMemory, SdkSession } from './support/clients.js';
 import { DEMO, type Process, run, Workspace } from './support/processes.js';
 
 const hashOf = (text: string) => createHash('sha256').update(text).digest('hex');

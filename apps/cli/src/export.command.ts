@@ -10,7 +10,7 @@ import {
 } from '#libs/bundle';
 import { RelayConfig } from '#libs/config';
 import type { Moment, Past } from '#libs/projection';
-import { SaasClient } from '#libs/saas-client';
+import { withSaasClient } from '#libs/saas-client';
 
 import { momentIn } from './moment.js';
 import { CommandFailed, counted, reasonOf, UsageError } from './outcome.js';
@@ -116,17 +116,15 @@ function refusePart({ fold, forgotten }: Past): void {
 }
 
 async function exportUpstream(into: string, replaces: boolean): Promise<string> {
-  const config = new RelayConfig(process.env, [], ['PROXY_KEY']);
-  const { clientService: baseUrl, streamIdleTimeoutMs } = config;
-  const saas = new SaasClient({ baseUrl, proxyKey: { current: config.proxyKey }, streamIdleTimeoutMs });
-  const { environments, leftOut } = await generateBundle(saas, into, new AbortController().signal, {
-    replaces,
-  }).catch((error: unknown) => {
+  const config = new RelayConfig(process.env, [], undefined, ['PROXY_KEY']);
+  const { environments, leftOut } = await withSaasClient(config, (saas) =>
+    generateBundle(saas, into, new AbortController().signal, { replaces }),
+  ).catch((error: unknown) => {
     if (error instanceof BundleError) throw error;
     throw new CommandFailed(`Nothing was written: ${reasonOf(error)}.`, { cause: error });
   });
   for (const fault of leftOut) console.error(`Warning: left out, since it cannot be used: ${fault}`);
-  return `What ${baseUrl} says: ${contentsOf(environments)}, in ${into}`;
+  return `What ${config.clientService} says: ${contentsOf(environments)}, in ${into}`;
 }
 
 function contentsOf(environments: readonly BundleEnvironment[]): string {

@@ -1,6 +1,6 @@
 import { BundleError, generateBundle } from '#libs/bundle';
 import { type GivenSettings, RelayConfig, SettingsError } from '#libs/config';
-import { SaasClient, UpstreamLink } from '#libs/saas-client';
+import { withSaasClient } from '#libs/saas-client';
 
 /** Writes what the upstream says into CONFIG_DIR. @returns the exit code: 0, or 1 after saying why it could not */
 export async function generateOfflineConfig(
@@ -14,12 +14,9 @@ export async function generateOfflineConfig(
   try {
     const config = new RelayConfig(environment, [], told, ['PROXY_KEY']);
     for (const remark of config.remarks) console.error(remark);
-    const { clientService: baseUrl, streamIdleTimeoutMs, configDir } = config;
-    const link = new UpstreamLink(config.upstreamLink);
-    const proxyKey = { current: config.proxyKey };
-    const saas = new SaasClient({ baseUrl, proxyKey, link, streamIdleTimeoutMs });
-    const { environments, leftOut } = await generateBundle(saas, configDir, stopping.signal).finally(() =>
-      link.close(),
+    const { configDir } = config;
+    const { environments, leftOut } = await withSaasClient(config, (saas) =>
+      generateBundle(saas, configDir, stopping.signal),
     );
     for (const fault of leftOut) console.error(`Left out, since it cannot be used: ${fault}`);
     console.log(`${configDir} holds ${environments.length} environments now. Serve them with OFFLINE=true.`);

@@ -26,3 +26,4 @@ export {
 } from './saas-client.js';
 export { UpstreamLink, type UpstreamLinkOptions } from './upstream-link.js';
 export { UpstreamLinkModule } from './upstream-link.module.js';
+export { withSaasClient } from './with-saas-client.js';
