@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { StartupError } from '#libs/service';
 
 import { eventLogContract } from './event-log.suite.js';
-import { EmbeddedEventLog } from './index.js';
+import { EmbeddedEventLog, UnknownEpoch } from './index.js';
 
 const newFolder = () => mkdtemp(join(tmpdir(), 'ff-relay-log-'));
 
@@ -18,6 +18,63 @@ eventLogContract('embedded', async () => {
     open: (metrics) => EmbeddedEventLog.open(folder, metrics && { metrics }),
     dispose: () => rm(folder, { recursive: true }),
   };
+});
+
+describe('A reader of an embedded log', () => {
+  let folder: string;
+  beforeEach(async () => {
+    folder = await newFolder();
+  });
+  afterEach(() => rm(folder, { recursive: true }));
+
+  const append = (log: EmbeddedEventLog, id: string) =>
+    log.append('FF_FACTS', { subject: 's', id, body: id });
+
+  it('follows what another writes meanwhile, in the same epoch', async () => {
+    const log = await EmbeddedEventLog.open(folder);
+    await append(log, '1');
+    const reader = await EmbeddedEventLog.reader(folder);
+    expect(await reader.head('FF_FACTS')).toEqual(await log.head('FF_FACTS'));
+    const read: string[] = [];
+    for await (const messages of reader.tail('FF_FACTS', undefined, AbortSignal.timeout(10_000))) {
+      read.push(...messages.map(({ body }) => body));
+      if (read.length === 3) break;
+      await append(log, String(read.length + 1));
+    }
+    expect(read).toEqual(['1', '2', '3']);
+    await expect(append(reader, '4')).rejects.toThrow('readonly');
+    await reader.close();
+    await log.close();
+  });
+
+  it('reads a log whose relay has stopped, and hinders none that starts', async () => {
+    const log = await EmbeddedEventLog.open(folder);
+    await append(log, '1');
+    await log.close();
+    const reader = await EmbeddedEventLog.reader(folder);
+    expect((await reader.head('FF_FACTS')).sequence).toBe(1);
+    const next = await EmbeddedEventLog.open(folder);
+    await append(next, '2');
+    await next.close();
+    expect((await reader.head('FF_FACTS')).sequence).toBe(2);
+    await reader.close();
+  });
+
+  it('ends when the log is removed', async () => {
+    await (await EmbeddedEventLog.open(folder)).close();
+    const reader = await EmbeddedEventLog.reader(folder);
+    const reading = (async () => {
+      for await (const _ of reader.tail('FF_FACTS', undefined, AbortSignal.timeout(10_000)));
+    })();
+    await rm(join(folder, 'log.sqlite'));
+    await expect(reading).rejects.toThrow(UnknownEpoch);
+    await reader.close();
+  });
+
+  it('makes nothing where there is no log, and says so', async () => {
+    await expect(EmbeddedEventLog.reader(folder)).rejects.toThrow(/DATA_DIR .* holds no log\. Set /);
+    expect(await readdir(folder)).toEqual([]);
+  });
 });
 
 describe('The folder of an embedded log', () => {

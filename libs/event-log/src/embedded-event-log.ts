@@ -1,4 +1,6 @@
-import { resolve, extname } from 'node:path';
+import { statSync } from 'node:fs';
+import { extname, join, resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 
 import { Logger } from '@nestjs/common';
@@ -32,6 +34,8 @@ import {
 import { Hand } from './hand.js';
 
 const QUEUE = 'FF_METRICS';
+/** How often a reader looks for what another process appended. */
+const LOOK_EVERY_MS = 200;
 
 /**
  * The log in one SQLite file of `DATA_DIR`, for one process. SQLite is synchronous and a flush to disk takes
@@ -53,13 +57,18 @@ export class EmbeddedEventLog extends EventLog {
     remove: async (sequence) => void (await this.ask({ op: 'done', stream: QUEUE, sequence })),
   });
   private lastCall = 0;
+  /** Of the file that a reader reads. */
+  private readonly inode: number | undefined;
   private closed: Promise<void> | undefined;
 
   private constructor(
     private readonly worker: Worker,
     private readonly epochs: Record<string, string>,
+    /** Of a reader: the file that it reads. */
+    private readonly readFile: string | undefined,
   ) {
     super();
+    this.inode = readFile === undefined ? undefined : statSync(readFile, { throwIfNoEntry: false })?.ino;
     worker.on('message', ({ call, response }: { call: number; response: Response }) =>
       this.settle(call, response),
     );
@@ -71,17 +80,36 @@ export class EmbeddedEventLog extends EventLog {
     dataDir: string,
     { metrics = METRICS_BOUNDS }: { metrics?: MetricsBounds } = {},
   ): Promise<EmbeddedEventLog> {
+    return EmbeddedEventLog.run(dataDir, false, metrics);
+  }
+
+  /**
+   * Reads the log beside the process that writes it, or without one: nothing in the folder changes, and every method that
+   * writes fails. What is appended meanwhile shows within a fifth of a second. Throws StartupError when there is no log in
+   * the folder, or none that can be read.
+   */
+  static async reader(dataDir: string): Promise<EmbeddedEventLog> {
+    return EmbeddedEventLog.run(dataDir, true, METRICS_BOUNDS);
+  }
+
+  private static async run(
+    dataDir: string,
+    readsOnly: boolean,
+    metrics: MetricsBounds,
+  ): Promise<EmbeddedEventLog> {
     const extension = extname(import.meta.filename);
     const worker = new Worker(new URL(`./embedded-worker${extension}`, import.meta.url), {
       workerData: {
         dataDir,
         streams: Object.entries({ ...STREAMS, [QUEUE]: metrics }).map(([name, keep]) => ({ name, ...keep })),
+        readsOnly,
       } satisfies WorkerSettings,
     });
     const opened = await new Promise<Opened>((done, fail) => {
       worker.once('message', done);
       worker.once('error', fail);
     });
+    const folder = resolve(dataDir);
     if (opened.ok) {
       worker.removeAllListeners('error');
       // Without its log the process is of no use: let it end, and be started again.
@@ -89,15 +117,10 @@ export class EmbeddedEventLog extends EventLog {
         new Logger(EmbeddedEventLog.name).fatal(`The thread of the log died: ${String(error)}`);
         throw error;
       });
-      return new EmbeddedEventLog(worker, opened.epochs);
+      return new EmbeddedEventLog(worker, opened.epochs, readsOnly ? join(folder, 'log.sqlite') : undefined);
     }
     await worker.terminate();
-    const folder = resolve(dataDir);
-    throw new StartupError(
-      opened.problem === 'locked'
-        ? `DATA_DIR ${folder} is in use by ${opened.holder}. Stop it, or set DATA_DIR to another folder.`
-        : `DATA_DIR ${folder} cannot be used: ${opened.reason}. ${adviceFor(opened.reason)}, or set DATA_DIR to another.`,
-    );
+    throw new StartupError(reasonFor(opened, folder));
   }
 
   async append(stream: StreamName, { subject, id, body, expectedSequence }: NewMessage): Promise<Position> {
@@ -211,6 +234,7 @@ export class EmbeddedEventLog extends EventLog {
   }
 
   private async nextAppend(stream: StreamName, end: AbortSignal): Promise<void> {
+    if (this.readFile !== undefined) return this.nextLook(this.readFile, end);
     const { promise, resolve } = Promise.withResolvers<void>();
     const wake = () => resolve();
     const waiting = this.waiting.get(stream) ?? new Set();
@@ -219,6 +243,13 @@ export class EmbeddedEventLog extends EventLog {
     if (!end.aborted) await promise;
     waiting.delete(wake);
     end.removeEventListener('abort', wake);
+  }
+
+  /** A file that was removed, and perhaps made anew, has nothing more to tell. */
+  private async nextLook(file: string, end: AbortSignal): Promise<void> {
+    await delay(LOOK_EVERY_MS, undefined, { signal: end }).catch(() => undefined);
+    const { ino } = statSync(file, { throwIfNoEntry: false }) ?? {};
+    if (ino !== this.inode) throw new UnknownEpoch(`${file} was removed`);
   }
 
   private logged(stream: StreamName, stored: readonly StoredMessage[]): readonly LoggedMessage[] {
@@ -253,6 +284,17 @@ export class EmbeddedEventLog extends EventLog {
   private refuseAll(error: Error): void {
     for (const { reject } of this.calls.values()) reject(error);
     this.calls.clear();
+  }
+}
+
+function reasonFor(opened: Exclude<Opened, { ok: true }>, folder: string): string {
+  switch (opened.problem) {
+    case 'locked':
+      return `DATA_DIR ${folder} is in use by ${opened.holder}. Stop it, or set DATA_DIR to another folder.`;
+    case 'absent':
+      return `DATA_DIR ${folder} holds no log. Set DATA_DIR to the folder of a relay that has run, or NATS_URL to where its log is.`;
+    case 'unusable':
+      return `DATA_DIR ${folder} cannot be used: ${opened.reason}. ${adviceFor(opened.reason)}, or set DATA_DIR to another.`;
   }
 }
 

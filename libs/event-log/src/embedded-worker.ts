@@ -23,6 +23,8 @@ export interface StreamSettings {
 export interface WorkerSettings {
   readonly dataDir: string;
   readonly streams: readonly StreamSettings[];
+  /** Nothing is written, not even the lock: another process may write meanwhile. */
+  readonly readsOnly: boolean;
 }
 
 export interface StoredMessage {
@@ -70,7 +72,8 @@ export type Response =
 export type Opened =
   | { ok: true; epochs: Record<string, string> }
   | { ok: false; problem: 'locked'; holder: string }
-  | { ok: false; problem: 'unusable'; reason: string };
+  | { ok: false; problem: 'unusable'; reason: string }
+  | { ok: false; problem: 'absent' };
 
 /** A portion that is read at once: enough to be fast, little enough to hold. */
 const PORTION_MESSAGES = 500;
@@ -78,12 +81,13 @@ const PORTION_BYTES = 4 * 1024 * 1024;
 const TRIM_EVERY_MS = 60_000;
 /** How long the id of a message is known after it was taken out of the queue. */
 const KNOWN_FOR_MS = 120_000;
+/** How long a reader waits while the process that writes begins or ends. */
+const BUSY_MS = 5000;
 
 type Write = Extract<Request, { op: 'append' | 'remember' | 'done' }>;
 type Read = Exclude<Request, Write | { op: 'close' }>;
 
 class LogFile {
-  readonly epochs: Record<string, string> = {};
   private readonly database: DatabaseSync;
   private readonly statements = new Map<string, StatementSync>();
   private readonly tables = new Map<string, StreamSettings>();
@@ -93,15 +97,19 @@ class LogFile {
 
   constructor(database: DatabaseSync, streams: readonly StreamSettings[]) {
     this.database = database;
+    for (const stream of streams) this.tables.set(stream.name, stream);
+  }
+
+  /** Makes what is missing. */
+  prepare(): void {
+    const { database } = this;
     database.exec(`
       PRAGMA journal_mode = WAL;
       PRAGMA synchronous = FULL;
       CREATE TABLE IF NOT EXISTS streams (name TEXT PRIMARY KEY, epoch TEXT NOT NULL) STRICT;
       CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     `);
-    for (const stream of streams) {
-      const { name } = stream;
-      this.tables.set(name, stream);
+    for (const { name, keepBytes } of this.tables.values()) {
       database.exec(`
         CREATE TABLE IF NOT EXISTS ${name} (
           sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -111,14 +119,18 @@ class LogFile {
         CREATE INDEX IF NOT EXISTS ${name}_by_time ON ${name} (time);
       `);
       this.sql('INSERT OR IGNORE INTO streams VALUES (?, ?)').run(name, randomUUID());
-      this.epochs[name] = String(this.sql('SELECT epoch FROM streams WHERE name = ?').get(name)?.['epoch']);
-      if (stream.keepBytes !== undefined) {
+      if (keepBytes !== undefined) {
         database.exec(
           `CREATE TABLE IF NOT EXISTS ${name}_done (id TEXT PRIMARY KEY, sequence INTEGER, time INTEGER) STRICT`,
         );
         this.queued.bytes = this.number(`SELECT sum(octet_length(body)) AS n FROM ${name}`);
       }
     }
+  }
+
+  epochs(): Record<string, string> {
+    const rows = this.sql('SELECT name, epoch FROM streams').all();
+    return Object.fromEntries(rows.map(({ name, epoch }) => [String(name), String(epoch)]));
   }
 
   /** All in one transaction; one answer for each. */
@@ -343,18 +355,31 @@ function lock(dataDir: string): DatabaseSync | { holder: string } {
   return guard;
 }
 
-function open({ dataDir, streams }: WorkerSettings): { log: LogFile; guard: DatabaseSync } | Opened {
+function open({
+  dataDir,
+  streams,
+  readsOnly,
+}: WorkerSettings):
+  { log: LogFile; epochs: Record<string, string>; guard?: DatabaseSync } | Exclude<Opened, { ok: true }> {
+  const file = join(dataDir, 'log.sqlite');
   try {
+    if (readsOnly) {
+      if (!existsSync(file)) return { ok: false, problem: 'absent' };
+      const log = new LogFile(new DatabaseSync(file, { readOnly: true, timeout: BUSY_MS }), streams);
+      return { log, epochs: log.epochs() };
+    }
     mkdirSync(dataDir, { recursive: true });
     const guard = lock(dataDir);
     if (!(guard instanceof DatabaseSync)) return { ok: false, problem: 'locked', holder: guard.holder };
-    return { log: new LogFile(new DatabaseSync(join(dataDir, 'log.sqlite')), streams), guard };
+    const log = new LogFile(new DatabaseSync(file), streams);
+    log.prepare();
+    return { log, epochs: log.epochs(), guard };
   } catch (error) {
     return { ok: false, problem: 'unusable', reason: error instanceof Error ? error.message : String(error) };
   }
 }
 
-function serve(port: NonNullable<typeof parentPort>, log: LogFile, guard: DatabaseSync): void {
+function serve(port: NonNullable<typeof parentPort>, log: LogFile, guard: DatabaseSync | undefined): void {
   let waiting: { call: number; request: Write }[] = [];
   const flush = () => {
     const batch = waiting;
@@ -374,7 +399,7 @@ function serve(port: NonNullable<typeof parentPort>, log: LogFile, guard: Databa
       return;
     }
     log.close();
-    guard.close();
+    guard?.close();
     port.postMessage({ call, response: { ok: true, value: undefined } satisfies Response });
     port.close();
   });
@@ -384,7 +409,7 @@ if (parentPort) {
   const opened = open(workerData as WorkerSettings);
   if ('log' in opened) {
     serve(parentPort, opened.log, opened.guard);
-    parentPort.postMessage({ ok: true, epochs: opened.log.epochs } satisfies Opened);
+    parentPort.postMessage({ ok: true, epochs: opened.epochs } satisfies Opened);
   } else {
     parentPort.postMessage(opened);
   }
