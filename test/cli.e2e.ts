@@ -12,32 +12,8 @@ import { EmbeddedEventLog } from '#libs/event-log';
 import { aFlag } from '../libs/domain/src/builders.suite.js';
 import { Admin, eventually, upstreamFlags } from './support/clients.js';
 import { ServiceSet } from './support/deployments.js';
-import { DEMO, freePort, type Process, run, Workspace } from './support/processes.js';
-
-const ffRelay = (args: readonly string[], environment: NodeJS.ProcessEnv = {}): Process =>
-  run(process.execPath, ['scripts/ff-relay.mjs', ...args], environment);
-
-/** Calls it, and returns what it printed. */
-async function done(args: readonly string[], environment?: NodeJS.ProcessEnv): Promise<string> {
-  const called = ffRelay(args, environment);
-  const code = await called.exited;
-  if (code !== 0) throw new Error(`ff-relay ${args.join(' ')} ended with ${String(code)}:\n${called.output}`);
-  return called.output;
-}
-
-/** Calls it, and returns what it printed when it failed with that exit code. */
-async function refused(
-  exitCode: number,
-  args: readonly string[],
-  environment?: NodeJS.ProcessEnv,
-): Promise<string> {
-  const called = ffRelay(args, environment);
-  expect({ code: await called.exited, output: called.output }).toMatchObject({ code: exitCode });
-  expect(called.output).not.toMatch(/^\s+at /m);
-  return called.output;
-}
-
-const A_SENTENCE = /^[^\n]+\.\n$/;
+import { A_SENTENCE, done, ffRelay, refused } from './support/ff-relay.js';
+import { DEMO, freePort, run, Workspace } from './support/processes.js';
 
 describe('ff-relay over a service set', () => {
   let set: ServiceSet;
@@ -295,6 +271,7 @@ describe('ff-relay over a service set', () => {
         }),
       };
     };
+    const byText = (a = '', b = '') => (a < b ? -1 : 1);
     const byName = ([a]: readonly [string, unknown], [b]: readonly [string, unknown]) => (a < b ? -1 : 1);
 
     /** Numbers below 1, the same for a seed. */
@@ -393,9 +370,94 @@ describe('ff-relay over a service set', () => {
       expect(await dump()).toEqual(live);
     });
 
+    describe('and what diff says of two moments', () => {
+      type Entities = Map<string, Record<string, unknown> | undefined>;
+      interface Said {
+        readonly from: { readonly position: { readonly sequence: number } };
+        readonly to: { readonly position: { readonly sequence: number } };
+        readonly changes: readonly {
+          readonly environment: string;
+          readonly kind: string;
+          readonly identifier: string;
+          readonly change: string;
+          readonly before?: unknown;
+          readonly after?: unknown;
+          readonly fields: readonly { readonly path: string }[];
+        }[];
+      }
+      const entitiesAt = (sequence: number): Entities => {
+        const found: Entities = new Map();
+        for (const { id, account, ...lists } of foldOf(messages.filter((of) => of.sequence <= sequence))
+          .environments) {
+          const { flags, segments, apiKeys } = lists as unknown as Environment;
+          found.set(`${id} environment ${id}`, { account });
+          for (const flag of flags) found.set(`${id} flag ${flag.feature}`, { ...flag });
+          for (const segment of segments) found.set(`${id} segment ${segment.identifier}`, { ...segment });
+          for (const key of apiKeys) found.set(`${id} apikey ${key}`, undefined);
+        }
+        return found;
+      };
+      /** What differs, with the names of the fields at the top that do. */
+      const between = (before: Entities, after: Entities) => {
+        const different: Record<string, unknown> = {};
+        for (const name of new Set([...before.keys(), ...after.keys()])) {
+          const [old, now] = [before.get(name), after.get(name)];
+          if (!before.has(name)) different[name] = { change: 'added', after: now, fields: [] };
+          else if (!after.has(name)) different[name] = { change: 'removed', before: old, fields: [] };
+          else {
+            const fields = Object.keys({ ...old, ...now })
+              .filter((field) => JSON.stringify(old?.[field]) !== JSON.stringify(now?.[field]))
+              .toSorted(byText);
+            if (fields.length > 0) different[name] = { change: 'changed', before: old, after: now, fields };
+          }
+        }
+        return different;
+      };
+      const toldIn = ({ changes }: Said) =>
+        Object.fromEntries(
+          changes.map(({ environment, kind, identifier, fields, ...told }) => [
+            `${environment} ${kind} ${identifier}`,
+            {
+              ...told,
+              fields: [...new Set(fields.map(({ path }) => path.split(/[.[]/)[0]))].toSorted(byText),
+            },
+          ]),
+        );
+
+      it.each([1, 2, 3, 4, 5, 6])('agrees at random moments: %i', async (seed) => {
+        const next = random(seed * 7919);
+        const [from = 0, to = 0] = [next(), next()]
+          .map((share) => Math.floor(share * (messages.length + 1)))
+          .toSorted((a, b) => a - b);
+        // Each as a position, or as the time of that fact.
+        const moment = (sequence: number) =>
+          seed % 2 && sequence > 0
+            ? new Date(messages[sequence - 1]?.time ?? 0).toISOString()
+            : String(sequence);
+        const text = await done(['diff', '--from', moment(from), '--to', moment(to), '--json'], settings);
+        const said = JSON.parse(text) as Said;
+        const expected = between(
+          entitiesAt(said.from.position.sequence),
+          entitiesAt(said.to.position.sequence),
+        );
+        expect(said.to.position.sequence).toBeGreaterThanOrEqual(to);
+        expect(toldIn(said)).toEqual(expected);
+      });
+
+      it('agrees over all of the log', async () => {
+        const said = JSON.parse(await done(['diff', '--from', '0', '--json'], settings)) as Said;
+        const expected = between(new Map(), entitiesAt(messages.length));
+        expect(toldIn(said)).toEqual(expected);
+        expect(Object.keys(expected).length).toBeGreaterThan(14);
+      });
+    });
+
     it('refuses a position that the log has not reached', async () => {
       expect(await refused(1, ['replay', '--until', '100000', '--into', '-'], settings)).toMatch(
         /^The log ends at position \d+: .*--until\.\n$/,
+      );
+      expect(await refused(1, ['diff', '--from', '1', '--to', '100000'], settings)).toMatch(
+        /^The log ends at position \d+: .*--to\.\n$/,
       );
     });
 
@@ -422,21 +484,29 @@ describe('ff-relay replay over the embedded log', () => {
   });
   afterEach(() => workspace.dispose());
 
-  it('reads the log of a relay that is stopped, and names one that runs', async () => {
+  it('reads the log of a relay that runs, that was killed, and that has stopped', async () => {
     const controlPlane = await workspace.controlPlane(await workspace.folder());
-    const relay = await workspace.relay(dataDir, controlPlane.url);
-    const args = ['replay', '--into', '-'];
-    expect(await refused(1, args, { DATA_DIR: dataDir })).toMatch(
-      new RegExp(`^DATA_DIR .* is in use by process ${relay.process.pid}, since .*\\.\n$`),
-    );
-    const upstream = await upstreamFlags(controlPlane.url);
-    await relay.process.kill('SIGTERM');
-    const said = await done(args, { DATA_DIR: dataDir });
-    const { environments } = JSON.parse(said.slice(0, said.lastIndexOf('}') + 1)) as {
-      environments: { id: string; flags: unknown }[];
+    const replayed = async () => {
+      const said = await done(['replay', '--into', '-'], { DATA_DIR: dataDir });
+      const { environments } = JSON.parse(said.slice(0, said.lastIndexOf('}') + 1)) as {
+        environments: { id: string; flags: unknown }[];
+      };
+      return JSON.stringify(environments.find(({ id }) => id === DEMO.dev.id)?.flags);
     };
-    const flags = environments.find(({ id }) => id === DEMO.dev.id)?.flags;
-    expect(JSON.stringify(flags)).toBe(upstream);
+    const upstream = await upstreamFlags(controlPlane.url);
+    const { process: first } = await workspace.relay(dataDir, controlPlane.url);
+    expect(await replayed()).toBe(upstream);
+    await first.kill('SIGKILL');
+    expect(await replayed()).toBe(upstream);
+    const { process: second } = await workspace.relay(dataDir, controlPlane.url);
+    await second.kill('SIGTERM');
+    expect(await replayed()).toBe(upstream);
+  });
+
+  it('says in a sentence that there is no log', async () => {
+    const message = await refused(1, ['replay', '--into', '-'], { DATA_DIR: dataDir });
+    expect(message).toMatch(/^DATA_DIR .* holds no log\. Set .*\.\n$/);
+    expect(await readdir(dataDir)).toEqual([]);
   });
 
   it('names what it cannot know any more, and with --strict writes nothing then', async () => {
@@ -487,11 +557,21 @@ describe('ff-relay', () => {
   });
 
   it('can be called with npx, and shows examples of each command', async () => {
-    for (const command of ['rebuild', 'replay']) {
-      const called = run('npx', ['ff-relay', command, '--help']);
-      expect(await called.exited).toBe(0);
-      expect(called.output).toContain(`Examples:\n  ff-relay ${command} `);
-    }
+    const called = run('npx', ['ff-relay', 'rebuild', '--help']);
+    expect(await called.exited).toBe(0);
+    expect(called.output).toContain('Examples:\n  ff-relay rebuild ');
+    const commands = [
+      'start',
+      'check',
+      'status',
+      'events list',
+      'events follow',
+      'diff',
+      'replay',
+      'completion',
+    ];
+    const helps = await Promise.all(commands.map((command) => done([...command.split(' '), '--help'])));
+    commands.forEach((command, i) => expect(helps[i]).toContain(`Examples:\n  ff-relay ${command}`));
   });
 
   it('says which settings a command needs', async () => {

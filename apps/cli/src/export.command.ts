@@ -12,11 +12,11 @@ import { RelayConfig } from '#libs/config';
 import type { Moment, Past } from '#libs/projection';
 import { withSaasClient } from '#libs/saas-client';
 
-import { momentIn } from './moment.js';
+import { argument, moment } from './argument.js';
 import { CommandFailed, counted, reasonOf, UsageError } from './outcome.js';
 import { showingProgress } from './progress.js';
-import { argument, read, warnOf } from './replay.command.js';
-import { withLog } from './services.js';
+import { read, warnOfForgotten } from './replay.command.js';
+import { readingLog } from './services.js';
 import { environmentsIn } from './state-json.js';
 
 const EXAMPLES = `
@@ -54,7 +54,7 @@ export function addExport(program: Command): void {
     .option(
       '--at <moment>',
       'a position in the log, a time (2026-11-20T12:00Z) or a date; without it, all that the log says',
-      argument((text) => momentIn(text, Date.now())),
+      moment,
     )
     .option('--from-upstream', 'read the upstream that PROXY_KEY and CLIENT_SERVICE name, and not the log')
     .option('--replace', 'put it in the place of a bundle that is there')
@@ -79,8 +79,8 @@ async function run({ into, at, fromUpstream, replace = false, partial = false }:
 }
 
 async function exportLog(into: string, at: Moment, replaces: boolean, partial: boolean): Promise<string> {
-  const past = await withLog(new RelayConfig(process.env, []), (log) => read(log, at));
-  warnOf(past.forgotten);
+  const past = await readingLog(new RelayConfig(process.env, []), (log) => read(log, at, '--at'));
+  warnOfForgotten(past.forgotten, 'the bundle would lack what was there of them');
   const { fold, time, forgotten } = past;
   const states = environmentsIn(past);
   if (time === undefined || states.length === 0) {

@@ -3,33 +3,47 @@ import { Command, CommanderError } from 'commander';
 import { SettingsError } from '#libs/config';
 
 import { addCheck } from './check.command.js';
+import { addDiff } from './diff.command.js';
+import { addEvents } from './events.command.js';
 import { addExport } from './export.command.js';
 import { addImport } from './import.command.js';
 import { DONE, FAILED, reasonOf, UsageError, WRONG_USAGE } from './outcome.js';
 import { addRebuild } from './rebuild.command.js';
 import { addReplay } from './replay.command.js';
 
-const COMMANDS = [addCheck, addRebuild, addReplay, addExport, addImport];
+/** In the order of the help. */
+const COMMANDS = [addCheck, addEvents, addDiff, addReplay, addRebuild, addExport, addImport];
+/** It stops in its own time. */
+const LONG_LIVED = new Set(['start']);
 
 const program = new Command('ff-relay')
   .description(
-    "Works on the log and the state of ff-relay. Settings come from the environment, as the relay's own do:\n" +
-      'NATS_URL, REDIS_ADDRESS, DATA_DIR and those that belong to them.',
+    'Runs ff-relay, looks after it, and works on its log and state. Settings come from the environment: ' +
+      'NATS_URL, REDIS_ADDRESS, DATA_DIR and the others of docs/guides/settings.md.',
   )
   .showHelpAfterError()
   .exitOverride()
-  .addHelpText('afterAll', `\nExit codes: ${DONE} done, ${FAILED} failed, ${WRONG_USAGE} wrong usage.`);
+  .addHelpText('afterAll', `\nExit codes: ${DONE} done, ${FAILED} failed, ${WRONG_USAGE} wrong usage.`)
+  .hook('preAction', (_, command) => {
+    if (!LONG_LIVED.has(command.name())) endAtOnce();
+  });
 for (const add of COMMANDS) add(program);
 
-for (const [signal, code] of [['SIGINT', 130] as const, ['SIGTERM', 143] as const]) {
-  process.once(signal, () => process.exit(code));
-}
 try {
   await program.parseAsync();
 } catch (error) {
   process.exitCode = exitCodeOf(error);
   // Commander has said its own already.
   if (!(error instanceof CommanderError)) console.error(reasonOf(error));
+}
+
+/** When a person asks for it, and when the process is gone that started this one. */
+function endAtOnce(): void {
+  for (const [signal, code] of [['SIGINT', 130] as const, ['SIGTERM', 143] as const]) {
+    process.once(signal, () => process.exit(code));
+  }
+  process.once('disconnect', () => process.exit(143));
+  process.channel?.unref();
 }
 
 function exitCodeOf(error: unknown): number {

@@ -22,7 +22,7 @@ export function addRebuild(program: Command): void {
     .command('rebuild')
     .summary('make the state in Redis what the log says')
     .description(
-      'Compares every environment in Redis with the log, replaces those that differ, each in one step, and removes\n' +
+      'Compares every environment in Redis with the log, replaces those that differ, each in one step, and removes ' +
         'keys that the log does not know. Projector and gateways go on meanwhile. What agrees is not touched.',
     )
     .option('--dry-run', 'only compare; keys that are left over show only when they are removed')

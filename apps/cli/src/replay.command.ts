@@ -1,15 +1,15 @@
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
 
 import { RelayConfig } from '#libs/config';
 import { apiKeysOf, flagsOf, segmentsOf } from '#libs/domain';
 import type { EventLog } from '#libs/event-log';
 import { type EntityName, foldUntil, type Moment, type Past } from '#libs/projection';
 
-import { momentIn } from './moment.js';
-import { CommandFailed, counted, reasonOf } from './outcome.js';
+import { argument, moment } from './argument.js';
+import { CommandFailed, counted } from './outcome.js';
 import { showingProgress } from './progress.js';
 import { openTarget, prefixIn } from './replay-target.js';
-import { withLog } from './services.js';
+import { readingLog } from './services.js';
 import { environmentsIn } from './state-json.js';
 
 /** So many are named; a file has all. */
@@ -39,7 +39,7 @@ export function addReplay(program: Command): void {
     .option(
       '--until <moment>',
       'a position in the log, a time (2026-11-20T12:00Z) or a date; without it, all that the log says',
-      argument((text) => momentIn(text, Date.now())),
+      moment,
     )
     .requiredOption(
       '--into <target>',
@@ -60,8 +60,10 @@ async function run({ until, into, replace, strict }: Options): Promise<void> {
   const config = new RelayConfig(process.env, []);
   const target = await openTarget(into, config, replace ?? false);
   try {
-    const past = await withLog(config, (log) => read(log, until ?? { time: Number.POSITIVE_INFINITY }));
-    warnOf(past.forgotten);
+    const past = await readingLog(config, (log) =>
+      read(log, until ?? { time: Number.POSITIVE_INFINITY }, '--until'),
+    );
+    warnOfForgotten(past.forgotten, 'the state lacks what was there of them');
     if (strict && past.forgotten.length > 0)
       throw new CommandFailed('Nothing was written, since --strict asks for all of it: take a later moment.');
     await showingProgress('Writing', (progress) => target.write(past, progress));
@@ -72,16 +74,25 @@ async function run({ until, into, replace, strict }: Options): Promise<void> {
   }
 }
 
-/** What the log said at a moment, with its progress on stderr. Throws CommandFailed for one that is still to come. */
-export async function read(log: EventLog, moment: Moment): Promise<Past> {
-  const { sequence } = await log.head('FF_FACTS');
-  if ('sequence' in moment && moment.sequence > sequence)
-    throw new CommandFailed(`The log ends at position ${sequence}: name one up to there.`);
+/**
+ * What the log said at a moment, with its progress on stderr. Throws CommandFailed for one that is still to come.
+ *
+ * @param option that named it
+ */
+export async function read(log: EventLog, moment: Moment, option: string): Promise<Past> {
+  await expectReached(log, moment, option);
   return showingProgress('Reading the log', (progress) => foldUntil(log, moment, progress));
 }
 
-/** Says on stderr what the log does not know any more. */
-export function warnOf(forgotten: readonly EntityName[]): void {
+/** Throws CommandFailed if the log has not come to a moment. @param option that named it */
+export async function expectReached(log: EventLog, moment: Moment, option: string): Promise<void> {
+  const { sequence } = await log.head('FF_FACTS');
+  if ('sequence' in moment && moment.sequence > sequence)
+    throw new CommandFailed(`The log ends at position ${sequence}: name one up to there with ${option}.`);
+}
+
+/** Says on stderr what the log does not know any more. @param consequence what that means for what is written */
+export function warnOfForgotten(forgotten: readonly EntityName[], consequence: string): void {
   if (forgotten.length === 0) return;
   const names = forgotten.slice(0, NAMED).map(({ environment, kind, identifier }) => {
     return `  ${kind} ${identifier}${kind === 'environment' ? '' : ` of ${environment}`}`;
@@ -89,9 +100,9 @@ export function warnOf(forgotten: readonly EntityName[]): void {
   const more = forgotten.length - names.length;
   console.error(
     [
-      `Warning: of ${counted(forgotten.length, 'entity', 'entities')} the log keeps later facts only, so the state lacks what was there of them:`,
+      `Warning: of ${counted(forgotten.length, 'entity', 'entities')} the log keeps later facts only, so ${consequence}:`,
       ...names,
-      ...(more > 0 ? [`  and ${more} more (all are in the file, when it is written into one)`] : []),
+      ...(more > 0 ? [`  and ${more} more (all are in the JSON)`] : []),
     ].join('\n'),
   );
 }
@@ -117,15 +128,4 @@ function summaryOf(past: Past, place: string): string {
   const missing = fold.complete ? '' : '. The log did not hold the whole account at that moment';
   const last = `fact ${fold.position.sequence} of ${new Date(time).toISOString()}`;
   return `The state after ${last}: ${contents}, ${place}${missing}`;
-}
-
-/** An option's value; what it cannot be is told with the help. */
-export function argument<Value>(parse: (text: string) => Value): (text: string) => Value {
-  return (text) => {
-    try {
-      return parse(text);
-    } catch (error) {
-      throw new InvalidArgumentError(`${reasonOf(error)}.`);
-    }
-  };
 }

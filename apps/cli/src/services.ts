@@ -2,7 +2,7 @@ import { Logger, type LoggerService } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 
 import { ConfigModule, type RelayConfig } from '#libs/config';
-import { EventLog, EventLogModule } from '#libs/event-log';
+import { EmbeddedEventLog, EventLog, EventLogModule } from '#libs/event-log';
 import { StartupError } from '#libs/service';
 import { RedisStateStore, type StateStore } from '#libs/state-store';
 
@@ -11,11 +11,14 @@ import { CommandFailed, reasonOf, UsageError } from './outcome.js';
 /** Warnings and errors, on stderr: stdout is for results. */
 class CommandLogger implements LoggerService {
   quiet = false;
+  /** Where they go instead. */
+  heard: string[] | undefined;
 
   log(): void {}
 
   warn(message: unknown): void {
-    if (!this.quiet) console.error(String(message));
+    if (this.heard) this.heard.push(String(message));
+    else if (!this.quiet) console.error(String(message));
   }
 
   error(message: unknown): void {
@@ -54,6 +57,17 @@ export async function withLog<T>(config: RelayConfig, work: (log: EventLog) => P
   }
 }
 
+/** The same for work that only reads, which the relay that writes an embedded log does not stand in the way of. */
+export async function readingLog<T>(config: RelayConfig, work: (log: EventLog) => Promise<T>): Promise<T> {
+  if (config.natsUrl !== undefined) return withLog(config, work);
+  const log = await EmbeddedEventLog.reader(config.dataDir);
+  try {
+    return await work(log);
+  } finally {
+    await log.close();
+  }
+}
+
 /** Connects to the Redis that the settings name. @param prefix of every key */
 export async function openStore({ redis }: RelayConfig, prefix = ''): Promise<StateStore> {
   if (!redis)
@@ -69,6 +83,19 @@ export async function openStore({ redis }: RelayConfig, prefix = ''): Promise<St
       throw new CommandFailed(`${reasonOf(error)}. ${advice}.`, { cause: error });
     }
   });
+}
+
+/** Does some work, and gathers what the adapters warn of meanwhile. */
+export async function heardWhile<T>(
+  work: () => Promise<T>,
+): Promise<{ readonly result: T; readonly heard: readonly string[] }> {
+  const heard: string[] = [];
+  logger.heard = heard;
+  try {
+    return { result: await work(), heard };
+  } finally {
+    logger.heard = undefined;
+  }
 }
 
 /** What the adapters say while they connect is said by the error that follows, or of no matter. */
