@@ -8,7 +8,7 @@ import { readSettings, RelayConfig, type SettingNote } from '#libs/config';
 
 import { withControlPlane } from './control-plane-process.js';
 import { CommandFailed, counted, reasonOf, UsageError } from './outcome.js';
-import { argument } from './replay.command.js';
+import { argument } from './argument.js';
 
 const EXAMPLES = `
 Examples:
