@@ -95,7 +95,9 @@ describe('The folder of an embedded log', () => {
     const second = EmbeddedEventLog.open(folder);
     await expect(second).rejects.toThrow(StartupError);
     await expect(second).rejects.toThrow(`in use by process ${process.pid}`);
+    expect(EmbeddedEventLog.holder(folder)).toMatch(new RegExp(`^process ${process.pid}, since `));
     await log.close();
+    expect(EmbeddedEventLog.holder(folder)).toBeUndefined();
     await (await EmbeddedEventLog.open(folder)).close();
   });
 

@@ -1,5 +1,6 @@
-import { statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { extname, join, resolve } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 
@@ -90,6 +91,22 @@ export class EmbeddedEventLog extends EventLog {
    */
   static async reader(dataDir: string): Promise<EmbeddedEventLog> {
     return EmbeddedEventLog.run(dataDir, true, METRICS_BOUNDS);
+  }
+
+  /** Who has the folder now, in words; undefined if nobody has. Throws an Error if the folder cannot be looked at. */
+  static holder(dataDir: string): string | undefined {
+    const [lock, holder] = [join(dataDir, 'relay.lock'), join(dataDir, 'relay.pid')];
+    if (!existsSync(lock)) return undefined;
+    const guard = new DatabaseSync(lock, { readOnly: true });
+    try {
+      guard.prepare('SELECT count(*) FROM sqlite_master').get();
+      return undefined;
+    } catch (error) {
+      if (!String(error).includes('locked')) throw error;
+      return existsSync(holder) ? readFileSync(holder, 'utf8').trim() : 'another process';
+    } finally {
+      guard.close();
+    }
   }
 
   private static async run(

@@ -1,5 +1,6 @@
 export { EventLogModule } from './event-log.module.js';
 export { EmbeddedEventLog } from './embedded-event-log.js';
+export { lookAtNats, type NatsReport } from './jetstream-event-log.js';
 export {
   type Backlog,
   EventLog,

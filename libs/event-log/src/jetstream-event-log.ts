@@ -570,18 +570,7 @@ export class JetStreamEventLog extends EventLog {
   }
 
   private async connect(options: ConnectionOptions): Promise<NatsSession> {
-    const { credentialsFile } = this.options;
-    const connection = await connect({
-      ...options,
-      ...(credentialsFile !== undefined && {
-        authenticator: credsAuthenticator(await readFile(credentialsFile)),
-      }),
-      name: 'ff-relay',
-      reconnect: false,
-      timeout: ANSWER_MS,
-    }).catch((error: unknown) => {
-      throw refused(error);
-    });
+    const connection = await connectOnce(options, this.options.credentialsFile);
     const lost = new AbortController();
     const lose = (reason: unknown) => {
       lost.abort(reason);
@@ -651,7 +640,7 @@ export class JetStreamEventLog extends EventLog {
   private async ensure({ manager, connection }: NatsSession, stream: StreamName): Promise<StreamInfo> {
     const info = await manager.streams.info(stream).catch((error: unknown) => {
       if (!isError(error, JetStreamApiCodes.StreamNotFound)) throw error;
-      return manager.streams.add(this.settings(stream)).catch((reason: unknown) => {
+      return manager.streams.add(settingsOf(stream, this.options)).catch((reason: unknown) => {
         this.once('error', `The stream ${stream} cannot be made: ${String(reason)}`);
         throw reason;
       });
@@ -677,46 +666,12 @@ export class JetStreamEventLog extends EventLog {
     return found;
   }
 
-  private settings(stream: StreamName): Partial<StreamConfig> & { name: string } {
-    const { metrics = METRICS_BOUNDS, replicas } = this.options;
-    const keep: { keepPerSubject?: number; keepForMs?: number; keepBytes?: number } = {
-      ...STREAMS,
-      [QUEUE]: metrics,
-    }[stream];
-    return {
-      name: stream,
-      subjects: [SUBJECTS[stream]],
-      storage: StorageType.File,
-      retention: stream === QUEUE ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
-      discard: DiscardPolicy.Old,
-      max_msgs_per_subject: keep.keepPerSubject ?? -1,
-      max_age: (keep.keepForMs ?? 0) * MS_IN_NS,
-      max_bytes: keep.keepBytes ?? -1,
-      num_replicas: replicas,
-      allow_direct: true,
-    };
-  }
-
   /** Says which settings of a stream are not ours, and matter, and whether what it has is safe. */
   private inspect(stream: StreamName, config: StreamConfig, version: string): void {
-    const wanted = this.settings(stream);
-    const matters = [
-      'subjects',
-      'storage',
-      'retention',
-      'max_msgs_per_subject',
-      'max_age',
-      'max_bytes',
-      'num_replicas',
-    ] as const;
-    const differences = matters
-      .filter((name) => String(config[name]) !== String(wanted[name]))
-      .map((name) => `${name} is ${String(config[name])} and should be ${String(wanted[name])}`);
-    if (differences.length > 0) {
-      this.once('warn', `The stream ${stream} has other settings, and keeps them: ${differences.join('; ')}`);
-    }
+    const difference = differenceIn(config, settingsOf(stream, this.options));
+    if (difference) this.once('warn', difference);
     if (isOlder(version, OLDEST_SERVER)) {
-      this.once('error', `NATS is ${version}, and the relay needs ${OLDEST_SERVER} or newer`);
+      this.once('error', tooOld(version));
     }
     if (stream !== 'FF_FACTS') return;
     void durabilityWarning(version, config.num_replicas, this.options.monitorUrl).then(
@@ -729,6 +684,115 @@ export class JetStreamEventLog extends EventLog {
     this.said.add(text);
     this.logger[level](text);
   }
+}
+
+/** What a server and the streams on it are like, before anything of ours runs there. */
+export interface NatsReport {
+  readonly version: string;
+  /** The most bytes that a message may have. */
+  readonly maxPayload: number;
+  /** The streams that are not there yet. */
+  readonly missing: readonly StreamName[];
+  /** What is not as it should be, in sentences that say what to do. */
+  readonly warnings: readonly string[];
+}
+
+/** Looks at the servers, and makes and changes nothing there. Throws an Error if they cannot be used. */
+export async function lookAtNats(options: JetStreamOptions): Promise<NatsReport> {
+  const connection = await connectOnce(readServers(options.servers), options.credentialsFile);
+  try {
+    const { version = '0', max_payload: maxPayload = 0 } = connection.info ?? {};
+    if (isOlder(version, OLDEST_SERVER)) throw new Error(tooOld(version));
+    const manager = await jetstreamManager(connection, { timeout: ANSWER_MS });
+    const found = await Promise.all(
+      NAMES.map((stream) =>
+        manager.streams.info(stream).catch((error: unknown) => {
+          if (!isError(error, JetStreamApiCodes.StreamNotFound)) throw error;
+          return undefined;
+        }),
+      ),
+    );
+    const differences = found.flatMap((info, i) => {
+      const stream = NAMES[i];
+      return (info && stream && differenceIn(info.config, settingsOf(stream, options))) || [];
+    });
+    const facts = found[NAMES.indexOf('FF_FACTS')];
+    const durability = await durabilityWarning(
+      version,
+      facts?.config.num_replicas ?? options.replicas,
+      options.monitorUrl,
+    );
+    return {
+      version,
+      maxPayload,
+      missing: NAMES.filter((_, i) => !found[i]),
+      warnings: [...differences, ...(durability ? [durability] : [])],
+    };
+  } finally {
+    await connection.close();
+  }
+}
+
+async function connectOnce(
+  options: ConnectionOptions,
+  credentialsFile: string | undefined,
+): Promise<NatsConnection> {
+  const credentials = credentialsFile === undefined ? undefined : await readFile(credentialsFile);
+  try {
+    return await connect({
+      ...options,
+      ...(credentials && { authenticator: credsAuthenticator(credentials) }),
+      name: 'ff-relay',
+      reconnect: false,
+      timeout: ANSWER_MS,
+    });
+  } catch (error) {
+    throw refused(error);
+  }
+}
+
+function settingsOf(
+  stream: StreamName,
+  { metrics = METRICS_BOUNDS, replicas }: JetStreamOptions,
+): Partial<StreamConfig> & { name: string } {
+  const keep: { keepPerSubject?: number; keepForMs?: number; keepBytes?: number } = {
+    ...STREAMS,
+    [QUEUE]: metrics,
+  }[stream];
+  return {
+    name: stream,
+    subjects: [SUBJECTS[stream]],
+    storage: StorageType.File,
+    retention: stream === QUEUE ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
+    discard: DiscardPolicy.Old,
+    max_msgs_per_subject: keep.keepPerSubject ?? -1,
+    max_age: (keep.keepForMs ?? 0) * MS_IN_NS,
+    max_bytes: keep.keepBytes ?? -1,
+    num_replicas: replicas,
+    allow_direct: true,
+  };
+}
+
+/** Which settings of a stream are not ours, and matter; undefined if none is. */
+function differenceIn(config: StreamConfig, wanted: Partial<StreamConfig>): string | undefined {
+  const matters = [
+    'subjects',
+    'storage',
+    'retention',
+    'max_msgs_per_subject',
+    'max_age',
+    'max_bytes',
+    'num_replicas',
+  ] as const;
+  const differences = matters
+    .filter((name) => String(config[name]) !== String(wanted[name]))
+    .map((name) => `${name} is ${String(config[name])} and should be ${String(wanted[name])}`);
+  if (differences.length === 0) return undefined;
+  return `The stream ${config.name} has other settings, and keeps them: ${differences.join('; ')}`;
+}
+
+function tooOld(version: string): string {
+  return `NATS is ${version}, and the relay needs ${OLDEST_SERVER} or newer`;
 }
 
 /** Throws StartupError, and tells nothing of what it read: there may be a password in it. */
