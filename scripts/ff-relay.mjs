@@ -13,7 +13,8 @@ if (!existsSync(main)) {
 }
 // After `--`, --env-file is the command's and not Node's.
 const child = spawn(node, ['--enable-source-maps', '--', main, ...process.argv.slice(2)], {
-  stdio: 'inherit',
+  // With a channel, so that it ends when this process is gone.
+  stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
   shell: process.platform === 'win32',
 });
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));

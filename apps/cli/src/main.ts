@@ -10,10 +10,21 @@ import { addImport } from './import.command.js';
 import { DONE, FAILED, reasonOf, UsageError, WRONG_USAGE } from './outcome.js';
 import { addRebuild } from './rebuild.command.js';
 import { addReplay } from './replay.command.js';
+import { addStart } from './start.command.js';
 import { addStatus } from './status.command.js';
 
 /** In the order of the help. */
-const COMMANDS = [addCheck, addStatus, addEvents, addDiff, addReplay, addRebuild, addExport, addImport];
+const COMMANDS = [
+  addStart,
+  addCheck,
+  addStatus,
+  addEvents,
+  addDiff,
+  addReplay,
+  addRebuild,
+  addExport,
+  addImport,
+];
 
 /** It stops in its own time. */
 const LONG_LIVED = new Set(['start']);
