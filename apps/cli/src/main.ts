@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { SettingsError } from '#libs/config';
 
 import { addCheck } from './check.command.js';
+import { addCompletion } from './completion.js';
 import { addDiff } from './diff.command.js';
 import { addEvents } from './events.command.js';
 import { addExport } from './export.command.js';
@@ -41,6 +42,7 @@ const program = new Command('ff-relay')
     if (!LONG_LIVED.has(command.name())) endAtOnce();
   });
 for (const add of COMMANDS) add(program);
+addCompletion(program);
 
 try {
   await program.parseAsync();
