@@ -40,15 +40,3 @@ export function span(ms: number): string {
   const count = Math.floor(Math.max(0, ms) / unit);
   return `${count} ${name === 'day' && count !== 1 ? 'days' : name}`;
 }
-
-/** Rows with their columns one below the other; the last is not filled up. @param widthOf of text that is painted */
-export function aligned(rows: readonly (readonly string[])[]): readonly string[] {
-  const widths: number[] = [];
-  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0)))
-      .join('  ')
-      .trimEnd(),
-  );
-}
