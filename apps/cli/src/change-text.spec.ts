@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 
 import { fold, unknownEnvironment } from '#libs/domain';
 
-import { aFlag, environmentAdded } from '../../../libs/domain/src/builders.suite.js';
+import { aFlag, environmentAdded, environmentRemoved } from '../../../libs/domain/src/builders.suite.js';
 import { EnvironmentNames, entryOf, fieldLines } from './change-text.js';
 import { changedFields } from './changes.js';
 import type { Paint } from './terminal.js';
@@ -100,5 +100,16 @@ describe('The name of an environment', () => {
     expect(names.matching('mail/prod')).toEqual(['3']);
     expect(names.matching('2')).toEqual(['2']);
     expect(names.matching('nowhere')).toEqual([]);
+  });
+
+  it('without flags, or of one that was removed, is its id', () => {
+    const empty = fold(unknownEnvironment('1'), [{ fact: environmentAdded('1'), sequence: 1 }]);
+    const gone = fold(stateOf('2', 'shop', 'dev'), [{ fact: environmentRemoved('2'), sequence: 3 }]);
+    const names = new EnvironmentNames([empty, gone]);
+    expect(['1', '2'].map((id) => [names.of(id), names.matching(id)])).toEqual([
+      ['1', ['1']],
+      ['2', ['2']],
+    ]);
+    expect(names.present()).toEqual(['1']);
   });
 });

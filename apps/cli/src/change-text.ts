@@ -93,9 +93,14 @@ function excerpts(before: string, after: string): readonly [string, string] {
 /** What people call environments: by the identifier that their flags have, with the project if others have the same. */
 export class EnvironmentNames {
   private readonly told = new Map<string, { readonly project: string; readonly name: string }>();
+  /** Every one that the log knows, with whether it is there now. */
+  private readonly exists = new Map<string, boolean>();
 
   constructor(states: Iterable<EnvironmentState> = []) {
-    for (const state of states) for (const flag of flagsOf(state).slice(0, 1)) this.learn(state.id, flag);
+    for (const state of states) {
+      this.exists.set(state.id, state.exists);
+      for (const flag of flagsOf(state).slice(0, 1)) this.learn(state.id, flag);
+    }
   }
 
   learn(id: string, { project, environment: name }: Flag): void {
@@ -111,14 +116,16 @@ export class EnvironmentNames {
     return printable(short ?? id);
   }
 
-  /** The environments that may be meant. */
+  /** The environments that may be meant; one that was removed is known by its UUID only. */
   matching(text: string): readonly string[] {
+    if (this.exists.has(text)) return [text];
     return [...this.told].flatMap(([id, { project, name }]) =>
       id === text || name === text || `${project}/${name}` === text ? [id] : [],
     );
   }
 
-  all(): readonly string[] {
-    return [...this.told.keys()].map((id) => this.of(id));
+  /** Of those that are there now. */
+  present(): readonly string[] {
+    return [...this.exists].flatMap(([id, exists]) => (exists ? [this.of(id)] : []));
   }
 }

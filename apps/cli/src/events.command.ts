@@ -238,7 +238,7 @@ function wantedBy({ environment, kind, id, since, until }: Options, names: Envir
     const meant = names.matching(text);
     if (meant.length > 0) return meant;
     throw new UsageError(
-      `The log has no environment ${JSON.stringify(text)}. It has: ${names.all().toSorted().join(', ') || 'none'}.`,
+      `The log has no environment ${JSON.stringify(text)}. It has: ${names.present().toSorted().join(', ') || 'none'}.`,
     );
   });
   return { environments, kinds: kind, identifiers: id, since, until };
@@ -248,7 +248,7 @@ function wantedBy({ environment, kind, id, since, until }: Options, names: Envir
 function printer({ stream, json }: Options, names: EnvironmentNames): (event: LoggedEvent) => void {
   if (json) return (event) => print(jsonOf(event));
   const paint = paintFor(process.stdout);
-  const width = Math.max(0, ...names.all().map(({ length }) => length));
+  const width = Math.max(0, ...names.present().map(({ length }) => length));
   return (event) => {
     const { fact } = event;
     if (fact?.type === 'FlagPublished') names.learn(fact.environment, fact.flag);

@@ -33,7 +33,7 @@ const LONG_LIVED = new Set(['start']);
 const program = new Command('ff-relay')
   .description(
     'Runs ff-relay, looks after it, and works on its log and state. Settings come from the environment: ' +
-      'NATS_URL, REDIS_ADDRESS, DATA_DIR and the others of docs/guides/settings.md.',
+      'NATS_URL, REDIS_ADDRESS, DATA_DIR and the others of docs/settings.md.',
   )
   .showHelpAfterError()
   .exitOverride()

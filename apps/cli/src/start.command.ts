@@ -22,7 +22,7 @@ Examples:
   ff-relay check && ff-relay start
   ff-relay start --env-file relay.env --port 7005
 
-Each setting is a flag, too. Settings: docs/guides/settings.md. SIGTERM and Ctrl-C let requests and streams end first (SHUTDOWN_GRACE), and end it with 0.`;
+Each setting is a flag, too. Settings: docs/settings.md. SIGTERM and Ctrl-C let requests and streams end first (SHUTDOWN_GRACE), and end it with 0.`;
 
 export function addStart(program: Command): void {
   program
