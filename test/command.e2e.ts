@@ -232,6 +232,19 @@ describe('ff-relay beside a relay in one process', () => {
       expect(said).toMatch(new RegExp(`^${nobody}: connect ECONNREFUSED .*Check that it runs.*\\.$`, 'm'));
     });
 
+    it('is 1 while one is not ready, and says why first', async () => {
+      const gateway = { ready: false, notReadyBecause: 'it is stopping', environments: 2, streams: 1 };
+      const document = { startedAt: new Date().toISOString(), ready: false, gateway };
+      const stopping = createServer((_, response) => response.end(JSON.stringify(document)));
+      await new Promise<void>((listening) => stopping.listen(0, '127.0.0.1', listening));
+      const url = `http://127.0.0.1:${(stopping.address() as AddressInfo).port}`;
+      const said = await refused(1, ['status', '--url', url]);
+      expect(said).toMatch(
+        /^\S+ {2}not ready, runs for \d s\n\n {2}! gateway {2}is not ready: it is stopping\n\n {2}✗ gateway {2}2 environments, 1 stream open\n$/,
+      );
+      stopping.close();
+    });
+
     it('of something else is refused', async () => {
       expect(await refused(1, ['status', '--url', controlPlane.url])).toMatch(
         /\/status is answered with 404\. /,

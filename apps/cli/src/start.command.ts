@@ -45,6 +45,8 @@ async function run(flags: readonly string[], { demo }: { readonly demo?: true })
   const { environment, ...told } = givenSettings(flags, process.env);
   if (!isToGenerateOfflineConfig(environment))
     void new RelayConfig(environment, relayRoles(environment), told);
+  // A terminal that is closed asks for it as Ctrl-C does.
+  process.once('SIGHUP', () => process.kill(process.pid, 'SIGTERM'));
   // The workers of a gateway are this program again, and are to be relays.
   process.argv.splice(1, process.argv.length - 1, fileURLToPath(RELAY), ...flags);
   await import(RELAY.href);
