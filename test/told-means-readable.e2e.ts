@@ -1,8 +1,9 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 
-import { Admin, SdkSession } from './support/clients.js';
+import { Admin, eventually, SdkSession } from './support/clients.js';
 import { type Deployment, DEPLOYMENTS, ServiceSet } from './support/deployments.js';
 import { Link } from './support/link.js';
+import { DEMO } from './support/processes.js';
 
 const CHANGES = 1000;
 const AT_ONCE = 20;
@@ -59,12 +60,44 @@ describe('Whoever is told of a version reads it at once, and never an older one,
     120_000,
   );
 
-  it('from another gateway, to which the log comes late', async () => {
+  /** The log comes late to the second gateway. */
+  const unequalGateways = async () => {
     const set = await ServiceSet.start();
     deployment = set;
     link = await Link.to(Number(new URL(set.natsUrl).port), 50);
     await set.stop('gateway-2');
     await set.start('gateway-2', { NATS_URL: `nats://127.0.0.1:${link.port}` });
+    return set;
+  };
+
+  it('from another gateway, to which the log comes late', async () => {
+    const set = await unequalGateways();
     await expectToldToBeReadable(set, set.gatewayUrl('gateway-1'), set.gatewayUrl('gateway-2'));
+  }, 180_000);
+
+  it('also as an OpenFeature provider, which is told by one gateway and asks another for all flags', async () => {
+    const set = await unequalGateways();
+    const admin = new Admin(set.controlPlane.url);
+    /** The version of the flag, among all of them. */
+    const readAt = async (gateway: 'gateway-1' | 'gateway-2') => {
+      const response = await fetch(`${set.gatewayUrl(gateway)}/ofrep/v1/evaluate/flags`, {
+        method: 'POST',
+        headers: { 'x-api-key': DEMO.dev.serverKey },
+        body: JSON.stringify({ context: { targetingKey: 'anna' } }),
+      });
+      const { flags } = (await response.json()) as {
+        flags: { key: string; metadata: { version: number } }[];
+      };
+      return flags.find(({ key }) => key === 'dark-mode')?.metadata.version ?? 0;
+    };
+    const before = await readAt('gateway-2');
+    for (let version = before + 1; version <= before + 50; version++) {
+      await admin.setState('dark-mode', version % 2 ? 'on' : 'off');
+      await eventually(
+        () => readAt('gateway-1'),
+        (read) => read === version,
+      );
+      expect(await readAt('gateway-2')).toBe(version);
+    }
   }, 180_000);
 });
