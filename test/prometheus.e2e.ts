@@ -174,12 +174,18 @@ describe('What a relay shows to Prometheus', () => {
         `/client/env/${secret(n)}/feature-configs`,
         `/client/env/${DEMO.dev.id}/feature-configs/${secret(n)}`,
         `/stream?${secret(n)}`,
+        `/ofrep/v1/events?token=${secret(n)}`,
         `//${secret(n)}/%`,
       ];
       await Promise.all(
         paths.map(async (path) => (await fetch(relay.url + path, { headers })).arrayBuffer()),
       );
-      const posts = [`/metrics/${secret(n)}`, '/client/auth', `/${secret(n)}`];
+      const posts = [
+        `/metrics/${secret(n)}`,
+        '/client/auth',
+        `/ofrep/v1/evaluate/flags/${secret(n)}`,
+        `/${secret(n)}`,
+      ];
       const body = JSON.stringify({ apiKey: secret(n) });
       await Promise.all(
         posts.map(async (path) =>

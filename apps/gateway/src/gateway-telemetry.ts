@@ -137,6 +137,16 @@ export class GatewayTelemetry {
     this.environments.set(request, environment);
   }
 
+  /** Nothing is said any more of an environment that is gone: others come, and there would be no end to the series. */
+  async forget(environment: string): Promise<void> {
+    this.versions.delete(environment);
+    for (const counter of [this.requests, this.sdks, this.opened, this.published] as Counter[]) {
+      for (const { labels } of (await counter.get()).values) {
+        if (labels['envID'] === environment || labels['topic'] === environment) counter.remove(labels);
+      }
+    }
+  }
+
   showStreams(hub: {
     openStreamsByEnvironment(): Iterable<readonly [environment: string, streams: number]>;
   }): void {
@@ -194,23 +204,22 @@ export class GatewayTelemetry {
   }
 
   private answered(request: FastifyRequest, reply: FastifyReply): void {
-    const { routeOptions, params, headers } = request;
+    const { routeOptions, headers } = request;
     const { url = 'unmatched' } = routeOptions;
     const { statusCode } = reply;
     const isStream = url === STREAMS.harness || url === STREAMS.openfeature;
     if (UNCOUNTED.has(url) || (isStream && statusCode === 200)) return;
-    const envID = this.environments.get(request) ?? this.admitted(params, statusCode);
-    this.requests.inc({ url, envID, code: statusCode });
+    this.requests.inc({ url, envID: this.admitted(request, statusCode), code: statusCode });
     this.durations.observe({ url }, reply.elapsedTime / 1000);
     const length = headers['content-length'];
     if (length !== undefined) this.lengths.observe(Math.min(Number(length), MOST_LENGTH));
   }
 
-  /** The environment in the path of a request that was let into it. */
-  private admitted(params: unknown, statusCode: number): string {
-    const { environment } = (params ?? {}) as { environment?: string };
-    const isIn = environment !== undefined && statusCode !== 401 && this.views.environment(environment);
-    return isIn ? environment : '';
+  /** The environment that a request was let into, if that is there. */
+  private admitted(request: FastifyRequest, statusCode: number): string {
+    const { environment } = (request.params ?? {}) as { environment?: string };
+    const id = this.environments.get(request) ?? (statusCode === 401 ? undefined : environment);
+    return id !== undefined && this.views.environment(id) ? id : '';
   }
 }
 

@@ -151,6 +151,9 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
       ...(this.targets && { targets: this.targets.status() }),
     }));
     this.telemetry.showStreams(this.hub);
+    this.views.revoked.subscribe(({ environment, apiKey }) => {
+      if (apiKey === undefined) void this.telemetry.forget(environment);
+    });
     await this.hub.start();
     this.views.start();
     this.reports.start();

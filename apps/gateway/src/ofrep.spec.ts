@@ -314,6 +314,19 @@ describe('OFREP', () => {
     ]);
   });
 
+  it('is counted for an environment as long as that exists', async () => {
+    const other = await serve([DEV, PROD].map((id) => ({ id, flags: [aFlag('f', 'string', 'v')] })));
+    for (const id of [DEV, PROD]) {
+      await other.call('POST', FLAGS, { 'x-api-key': keyOf(id) }, JSON.stringify(anna));
+      await other.signIn(id);
+    }
+    await other.happens({ type: 'EnvironmentRemoved', environment: DEV });
+    await other.stop();
+    const page = await other.telemetry.page();
+    expect(page).not.toContain(DEV);
+    expect(page).toContain(`{url="${FLAGS}",envID="${PROD}",code="200"} 1`);
+  });
+
   it('answers any body with a status that OFREP knows', async () => {
     const values = fc.anything({ withNullPrototype: false, maxDepth: 3 });
     const bodies = fc.oneof(
