@@ -173,6 +173,16 @@ describe('ff-relay beside a relay in one process', () => {
         expect(fields?.map(({ path }) => path)).toEqual(expect.arrayContaining(['state', 'version']));
     });
 
+    it('are followed from a moment on, without a gap', async () => {
+      const following = ffRelay(['events', 'follow', '--since', '2', '--json'], settings);
+      await following.printed(/"sequence":17\}/);
+      await admin.createFlag('followed');
+      await following.printed(/flag\.followed"[^\n]*\n[^]*flag\.followed"[^\n]*\n/);
+      await following.kill('SIGINT');
+      const sequences = eventsIn(following.output).map(({ position }) => position.sequence);
+      expect(sequences).toEqual(sequences.map((_, i) => i + 2));
+    });
+
     it('may be cut short by who reads them', async () => {
       const script = `set -o pipefail; ${process.execPath} scripts/ff-relay.mjs events list --json | head -1`;
       const called = run('bash', ['-c', script], settings);
@@ -523,10 +533,29 @@ describe('ff-relay over a service set', () => {
     expect(sequences).toEqual(sequences.map((_, i) => (sequences[0] ?? 0) + i));
   });
 
+  it('starts a gateway with several workers', async () => {
+    await set.start('projector-1');
+    const [port, management] = [String(await freePort()), String(await freePort())];
+    const gateway = ffRelay(['start'], {
+      ...settings,
+      HOST: '127.0.0.1',
+      PORT: port,
+      MANAGEMENT_PORT: management,
+      READ_REPLICA: 'true',
+      GATEWAY_WORKERS: '2',
+    });
+    await gateway.printed(/Serving SDKs on \S+ with 2 workers/);
+    const said = await done(['status', '--url', `http://127.0.0.1:${management}`]);
+    expect(said).toMatch(/ ✓ gateway +2 of 2 workers ready\n$/);
+    expect(await gateway.kill('SIGTERM')).toBe(0);
+  });
+
   it('shows the status of several processes', async () => {
-    const urls = ['ingestor-1'] as const;
-    const said = await done(['status', '--url', ...urls.map((part) => set.managementUrl(part))]);
-    expect(said).toMatch(/ ✓ ingestor +leads/);
+    const urls = (['ingestor-1', 'projector-1'] as const).map((part) => set.managementUrl(part));
+    const said = await done(['status', '--url', ...urls]);
+    expect(said).toMatch(
+      new RegExp(`^${urls[0]}  ready[^]* ✓ ingestor +leads[^]*\n\n${urls[1]}  ready[^]* ✓ projector +leads`),
+    );
   });
 });
 

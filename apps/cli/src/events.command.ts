@@ -41,6 +41,7 @@ const KINDS: Record<string, readonly Kind[]> = {
   environment: ['environment'],
   account: ['snapshot', 'proxykey'],
 };
+const SINCE = 'from there on: a position, a time (2026-11-20T12:00Z) or a date';
 /** Wide enough for most; what is wider moves only its own line. */
 const NAME_COLUMN = 28;
 const SEQUENCE_COLUMN = 5;
@@ -59,9 +60,10 @@ const FOLLOW_EXAMPLES = `
 Examples:
   ff-relay events follow
   ff-relay events follow --environment prod --kind flag
+  ff-relay events follow --since 812 --json >> facts.jsonl
   ff-relay events follow --stream notices --json | while read -r line; do …; done
 
-Goes on until Ctrl-C, also over restarts of the relay or of NATS. What was there before it began is not shown; list shows it.`;
+Goes on until Ctrl-C, also over restarts of the relay or of NATS.`;
 
 interface Options {
   readonly stream: string;
@@ -88,7 +90,7 @@ export function addEvents(program: Command): void {
       .summary('those that are there')
       .description('Shows what the log holds, in its order.'),
   )
-    .option('--since <moment>', 'from there on: a position, a time (2026-11-20T12:00Z) or a date', moment)
+    .option('--since <moment>', SINCE, moment)
     .option('--until <moment>', 'up to there, and with it', moment)
     .option('--last <count>', 'only the last so many of them', argument(countIn))
     .addHelpText('after', LIST_EXAMPLES)
@@ -99,6 +101,7 @@ export function addEvents(program: Command): void {
       .summary('those to come')
       .description('Shows what is appended to the log from now on.'),
   )
+    .option('--since <moment>', `also what is there ${SINCE}`, moment)
     .addHelpText('after', FOLLOW_EXAMPLES)
     .action((options: Options) => follow(options));
 }
@@ -124,7 +127,7 @@ async function list(options: Options): Promise<void> {
     const wanted = wantedBy(options, names);
     const show = printer(options, names);
     const streams = STREAM_OF[options.stream] ?? [];
-    const sources = streams.map((stream) => (stream === 'FF_FACTS' ? allFacts(log) : allNotices(log)));
+    const sources = streams.map((stream) => eventsOf(log, stream, upToEnd(log, stream)));
     const last: LoggedEvent[] = [];
     for await (const event of inOrderOfTime(sources)) {
       if (!isWanted(event, wanted)) continue;
@@ -141,19 +144,17 @@ async function follow(options: Options): Promise<void> {
     const names = new EnvironmentNames(fold.states.values());
     const wanted = wantedBy(options, names);
     const show = printer(options, names);
-    const showAll = (events: Iterable<LoggedEvent>) => {
-      for (const event of events) if (isWanted(event, wanted)) show(event);
-    };
     const streams = STREAM_OF[options.stream] ?? [];
-    if (process.stderr.isTTY)
-      console.error(
-        `Following ${streams.join(' and ')} after fact ${fold.position.sequence}. Ctrl-C ends it.`,
-      );
+    if (process.stderr.isTTY) {
+      const after = options.since ? '' : ` after fact ${fold.position.sequence}`;
+      console.error(`Following ${streams.join(' and ')}${after}. Ctrl-C ends it.`);
+    }
     const never = new AbortController().signal;
     const following = streams.map(async (stream) => {
-      const after = stream === 'FF_FACTS' ? fold.position : await log.head(stream);
-      for await (const messages of log.tail(stream, after, never))
-        showAll(stream === 'FF_FACTS' ? factEvents(messages, fold, () => true) : noticeEvents(messages));
+      const events = options.since
+        ? eventsOf(log, stream, log.tail(stream, undefined, never))
+        : newEvents(log, stream, fold, never);
+      for await (const event of events) if (isWanted(event, wanted)) show(event);
     });
     await Promise.all(following).catch((error: unknown) => {
       if (!(error instanceof UnknownEpoch)) throw error;
@@ -167,13 +168,36 @@ async function follow(options: Options): Promise<void> {
   });
 }
 
-/** All facts that are there, each with what it changed. */
-async function* allFacts(log: EventLog): AsyncIterable<LoggedEvent> {
+/** What is appended from now on. @param fold what the facts say now */
+async function* newEvents(
+  log: EventLog,
+  stream: OrderedStream,
+  fold: LogFold,
+  end: AbortSignal,
+): AsyncIterable<LoggedEvent> {
+  const after = stream === 'FF_FACTS' ? fold.position : await log.head(stream);
+  for await (const messages of log.tail(stream, after, end))
+    yield* stream === 'FF_FACTS' ? factEvents(messages, fold, () => true) : noticeEvents(messages);
+}
+
+/** @param messages of the stream, from the first that is kept */
+function eventsOf(
+  log: EventLog,
+  stream: OrderedStream,
+  messages: AsyncIterable<readonly LoggedMessage[]>,
+): AsyncIterable<LoggedEvent> {
+  return stream === 'FF_FACTS' ? factsOf(log, messages) : noticesOf(messages);
+}
+
+async function* factsOf(
+  log: EventLog,
+  portions: AsyncIterable<readonly LoggedMessage[]>,
+): AsyncIterable<LoggedEvent> {
   const full = await fullSubjects(log);
   const { epoch } = await log.head('FF_FACTS');
   const fold = new LogFold({ epoch, sequence: 0 });
   const seen = new Set<string>();
-  for await (const messages of upToEnd(log, 'FF_FACTS')) {
+  for await (const messages of portions) {
     for (const message of messages) {
       const isFirst = !seen.has(message.subject);
       seen.add(message.subject);
@@ -182,8 +206,8 @@ async function* allFacts(log: EventLog): AsyncIterable<LoggedEvent> {
   }
 }
 
-async function* allNotices(log: EventLog): AsyncIterable<LoggedEvent> {
-  for await (const messages of upToEnd(log, 'FF_CHANGES')) yield* noticeEvents(messages);
+async function* noticesOf(portions: AsyncIterable<readonly LoggedMessage[]>): AsyncIterable<LoggedEvent> {
+  for await (const messages of portions) yield* noticeEvents(messages);
 }
 
 /** The subjects of which the log keeps as many facts as it ever does, so that there may have been others before. */
