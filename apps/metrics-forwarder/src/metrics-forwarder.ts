@@ -2,7 +2,15 @@ import { Logger } from '@nestjs/common';
 import pLimit from 'p-limit';
 import type { Counter } from 'prom-client';
 
-import { type MetricsReport, reportBody, reportIn, reportSubject } from '#libs/domain';
+import {
+  evaluationsIn,
+  halvesOf,
+  merge,
+  type MetricsReport,
+  reportBody,
+  reportIn,
+  reportSubject,
+} from '#libs/domain';
 import type { Backlog, EventLog, Taken } from '#libs/event-log';
 import type { PartStatus, Telemetry } from '#libs/observability';
 import {
@@ -13,8 +21,6 @@ import {
   type SaasClient,
   UpstreamRefusal,
 } from '#libs/saas-client';
-
-import { evaluationsIn, halvesOf, merge } from './merge.js';
 
 /** Reasons to set something aside, beyond which they are counted and not said one by one. */
 const MOST_REASONS = 1000;

@@ -1,9 +1,8 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 
-import type { EvaluationCount, MetricsReport } from '#libs/domain';
-
 import { evaluationsIn, halvesOf, keyOf, merge } from './merge.js';
+import type { EvaluationCount, MetricsReport } from './metrics.js';
 
 const ENVIRONMENT = '10000000-0000-4000-8000-000000000001';
 const NOON = Date.UTC(2026, 0, 1, 12);
