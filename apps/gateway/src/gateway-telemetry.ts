@@ -1,8 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Counter, Histogram } from 'prom-client';
 
-import type { MetricsReport } from '#libs/domain';
-import type { Telemetry } from '#libs/observability';
+import { type Telemetry, UNSENT_EVALUATIONS } from '#libs/observability';
 
 import type { EnvironmentViews } from './environment-views.js';
 import type { Reader } from './stream-events.js';
@@ -69,6 +68,7 @@ export class GatewayTelemetry {
   private readonly ended: Counter<'reason'>;
   private readonly propagation: Histogram;
   private readonly unanswered: Counter;
+  private readonly unsent: Counter;
   private readonly versions = new Map<string, Set<string>>();
   /** By requests whose paths do not name it. */
   private readonly environments = new WeakMap<FastifyRequest, string>();
@@ -103,6 +103,7 @@ export class GatewayTelemetry {
       'ff_relay_unanswerable_evaluations_total',
       'Evaluations that ended without a variation, since the flag is wrong',
     );
+    this.unsent = telemetry.counter(...UNSENT_EVALUATIONS);
     this.opened = telemetry.counter(`${producer}_subscription_requests`, 'Streams that SDKs opened', [
       'topic',
     ]);
@@ -176,19 +177,18 @@ export class GatewayTelemetry {
     this.published.inc({ topic: environment, error: 'true' });
   }
 
-  /** Counts each SDK that a post of evaluation counts names. */
-  countsRead(environment: string, reports: readonly MetricsReport[]): void {
-    const named = new Map<string, Sdk>();
-    for (const { counts } of reports) {
-      for (const { attributes } of counts) {
-        const sdk = sdkIn(attributes);
-        if (sdk) named.set(keyOf(sdk), sdk);
-      }
-    }
-    const sdks = [...named.values()].map((sdk) => this.bounded(environment, sdk));
+  /** Counts each SDK that a post of evaluation counts names. @param attributes of counts */
+  countsRead(environment: string, attributes: Iterable<Readonly<Record<string, string>>>): void {
+    const named = [...attributes].flatMap((each) => sdkIn(each) ?? []);
+    const sdks = named.map((sdk) => this.bounded(environment, sdk));
     for (const sdk of new Map(sdks.map((each) => [keyOf(each), each])).values()) {
       this.sdks.inc({ envID: environment, ...sdk });
     }
+  }
+
+  /** Evaluations that were taken and are sent nowhere. */
+  countsDropped(evaluations: number): void {
+    this.unsent.inc(evaluations);
   }
 
   /** A flag served no variation that it has. */

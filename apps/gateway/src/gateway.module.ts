@@ -86,8 +86,11 @@ import { UpstreamReports } from './upstream-reports.js';
     {
       provide: MetricsIntake,
       inject: [EventLog, RelayConfig, GatewayTelemetry],
-      useFactory: (log: EventLog, { metricsBodyLimitBytes }: RelayConfig, telemetry: GatewayTelemetry) =>
-        new MetricsIntake(log, telemetry, metricsBodyLimitBytes),
+      useFactory: (log: EventLog, config: RelayConfig, telemetry: GatewayTelemetry) =>
+        new MetricsIntake(log, telemetry, {
+          bodyLimitBytes: config.metricsBodyLimitBytes,
+          isKeeping: config.metricPostDurationMs > 0,
+        }),
     },
     {
       provide: GatewayTelemetry,
@@ -146,6 +149,7 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
       ...this.views.status(),
       ...this.unready(),
       ...(this.config.bypassAuth && { bypassAuth: true }),
+      ...(this.config.metricPostDurationMs === 0 && { countsAreDropped: true }),
       streams: this.hub.openStreams,
       upstream: this.upstream.snapshot(),
       ...(this.targets && { targets: this.targets.status() }),
@@ -183,10 +187,13 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
   }
 
   private warn(): void {
-    const { bypassAuth, formerAuthSecrets } = this.config;
+    const { bypassAuth, formerAuthSecrets, metricPostDurationMs } = this.config;
     const logger = new Logger('Gateway');
     if (bypassAuth) {
       logger.warn('BYPASS_AUTH is on: whoever reaches the SDK port may read every environment of this relay');
+    }
+    if (metricPostDurationMs === 0) {
+      logger.warn('METRIC_POST_DURATION is 0: evaluation counts of SDKs are taken and dropped');
     }
     if (formerAuthSecrets.some(({ length }) => length < 32)) {
       logger.warn(

@@ -8,16 +8,20 @@ import { type EventLog, MessageTooLarge, type NewMessage } from '#libs/event-log
 import { Telemetry } from '#libs/observability';
 
 import { GatewayTelemetry } from './gateway-telemetry.js';
-import { MetricsIntake } from './metrics-intake.js';
+import { MetricsIntake, type MetricsIntakeOptions } from './metrics-intake.js';
 
 const DEV = '10000000-0000-4000-8000-000000000001';
+const PROD = '10000000-0000-4000-8000-000000000002';
 const MIB = 1024 * 1024;
 
 beforeAll(() => Logger.overrideLogger(false));
 afterAll(() => Logger.overrideLogger(['log', 'warn', 'error']));
 
 /** An intake, and what came into its log. */
-function given(append: (message: NewMessage) => Promise<unknown> = async () => undefined) {
+function given(
+  append: (message: NewMessage) => Promise<unknown> = async () => undefined,
+  options: MetricsIntakeOptions = {},
+) {
   const messages: NewMessage[] = [];
   const log: Pick<EventLog, 'append'> = {
     append: async (_, message) => {
@@ -26,10 +30,14 @@ function given(append: (message: NewMessage) => Promise<unknown> = async () => u
       return {} as Position;
     },
   };
-  const telemetry = new GatewayTelemetry(new Telemetry(), { environment: () => undefined });
-  const intake = new MetricsIntake(log as EventLog, telemetry);
+  const telemetry = new Telemetry();
+  const intake = new MetricsIntake(
+    log as EventLog,
+    new GatewayTelemetry(telemetry, { environment: () => undefined }),
+    options,
+  );
   const reports = (): MetricsReport[] => messages.map(({ body }) => reportIn(body).report);
-  return { intake, messages, reports };
+  return { intake, messages, reports, telemetry };
 }
 
 const entry = (flag: string) => ({
@@ -69,9 +77,12 @@ describe('The intake of counts', () => {
 
   it('asks to come again when the log does not take all of it', async () => {
     let appends = 0;
-    const { intake } = given(async () => {
-      if (++appends === 2) throw new Error('the log is away');
-    });
+    const { intake } = given(
+      async () => {
+        if (++appends > 1) throw new Error('the log is away');
+      },
+      { patienceMs: 0 },
+    );
     const flags = Array.from({ length: 10_000 }, (_, i) => `flag-${i}`);
     await expect(intake.take(DEV, bodyOf(...flags))).rejects.toMatchObject({
       status: 503,
@@ -92,11 +103,116 @@ describe('The intake of counts', () => {
     expect(messages).toEqual([]);
   });
 
-  it('refuses for good what the log will never take', async () => {
-    const { intake } = given(async () => {
-      throw new MessageTooLarge('subject', 2, 1);
+  it('puts what comes at once into one message for each environment, added up', async () => {
+    const { intake, messages, reports } = given();
+    await Promise.all([
+      ...Array.from({ length: 200 }, () => intake.take(DEV, bodyOf('a', 'b'))),
+      ...Array.from({ length: 100 }, () => intake.take(PROD, bodyOf('a'))),
+    ]);
+    expect(messages).toHaveLength(2);
+    const sums = reports().map(({ environment, counts }) => [
+      environment,
+      ...counts.map(({ count, attributes }) => [attributes['featureIdentifier'], count]),
+    ]);
+    expect(sums).toEqual([
+      [DEV, ['a', 200], ['b', 200]],
+      [PROD, ['a', 100]],
+    ]);
+  });
+
+  it('gathers what comes while the log is at work, and loses none of it', async () => {
+    let free = Promise.withResolvers<void>();
+    const { intake, messages, reports } = given(() => free.promise);
+    const all: Promise<void>[] = [];
+    for (let round = 0; round < 20; round++) {
+      for (let i = 0; i < 10; i++) all.push(intake.take(DEV, bodyOf('a')));
+      await new Promise((done) => setTimeout(done, 2));
+      free.resolve();
+      free = Promise.withResolvers();
+    }
+    const waiting = setInterval(() => free.resolve(), 1);
+    await Promise.all(all);
+    clearInterval(waiting);
+    expect(messages.length).toBeLessThan(200);
+    expect(reports().flatMap(({ counts }) => counts)).toHaveLength(messages.length);
+    expect(reports().reduce((sum, { counts }) => sum + (counts[0]?.count ?? 0), 0)).toBe(200);
+  });
+
+  it('tries again for a while, as the same message, when the log does not take it', async () => {
+    const tried: string[] = [];
+    const { intake, messages } = given(async ({ id }) => {
+      if (tried.push(id) < 3) throw new Error('the log is away');
     });
-    await expect(intake.take(DEV, bodyOf('a'))).rejects.toEqual(refusedWith(400));
+    await intake.take(DEV, bodyOf('a'));
+    expect(messages).toHaveLength(1);
+    expect(new Set(tried).size).toBe(1);
+  });
+
+  it('refuses at once while the log is known to be away, and waits again once it was back', async () => {
+    let isAway = true;
+    let tries = 0;
+    const { intake } = given(
+      async () => {
+        tries++;
+        if (isAway) throw new Error('the log is away');
+      },
+      { patienceMs: 500 },
+    );
+    await expect(intake.take(DEV, bodyOf('a'))).rejects.toEqual(refusedWith(503));
+    expect(tries).toBeGreaterThan(1);
+    tries = 0;
+    await expect(intake.take(DEV, bodyOf('a'))).rejects.toEqual(refusedWith(503));
+    expect(tries).toBe(1);
+    isAway = false;
+    await intake.take(DEV, bodyOf('a'));
+    isAway = true;
+    tries = 0;
+    await expect(intake.take(DEV, bodyOf('a'))).rejects.toEqual(refusedWith(503));
+    expect(tries).toBeGreaterThan(1);
+  });
+
+  it('divides what is too large for this log', async () => {
+    const { intake, reports } = given(async ({ body }) => {
+      if (body.length > 2000) throw new MessageTooLarge('subject', body.length, 2000);
+    });
+    const flags = Array.from({ length: 1000 }, (_, i) => `flag-${i}`);
+    await Promise.all([intake.take(DEV, bodyOf(...flags)), intake.take(DEV, bodyOf('one'))]);
+    expect(reports().flatMap(({ counts }) => counts)).toHaveLength(1001);
+  });
+
+  it('refuses for good what the log will never take, and keeps what came with it', async () => {
+    const { intake, reports } = given(async ({ body }) => {
+      if (body.includes('a flag with a long name')) throw new MessageTooLarge('subject', 2, 1);
+    });
+    const answers = await Promise.allSettled([
+      intake.take(DEV, bodyOf('a', 'a flag with a long name')),
+      intake.take(DEV, bodyOf('b')),
+    ]);
+    expect(answers[0]).toMatchObject({ reason: { status: 400 } });
+    const kept = reports().flatMap(({ counts }) =>
+      counts.map(({ attributes }) => attributes['featureIdentifier']),
+    );
+    expect(new Set(kept)).toEqual(new Set(['a', 'b']));
+  });
+
+  it('asks to come again when one part is too large, and the log went away before another', async () => {
+    const { intake } = given(
+      async ({ body }) => {
+        if (body.includes('a flag with a long name')) throw new MessageTooLarge('subject', 2, 1);
+        throw new Error('the log is away');
+      },
+      { patienceMs: 0 },
+    );
+    await expect(intake.take(DEV, bodyOf('a flag with a long name', 'b'))).rejects.toEqual(refusedWith(503));
+  });
+
+  it('takes counts, drops them and counts that, when nothing is sent', async () => {
+    const { intake, messages, telemetry } = given(undefined, { isKeeping: false });
+    await intake.take(DEV, bodyOf('a', 'b'));
+    await intake.take(DEV, bodyOf('a'));
+    await expect(intake.take(DEV, Readable.from([Buffer.from('noise')]))).rejects.toEqual(refusedWith(400));
+    expect(messages).toEqual([]);
+    expect(await telemetry.page()).toContain('\nff_relay_metrics_unsent_evaluations_total 3\n');
   });
 
   it('takes what says nothing, and leaves it at that', async () => {
@@ -109,11 +225,11 @@ describe('The intake of counts', () => {
     const { intake } = given();
     const sending = Array.from({ length: 5 }, () => new PassThrough({ highWaterMark: 40 * MIB }));
     const taking = sending.map((body) => intake.take(DEV, body).catch((error: unknown) => error));
-    for (const body of sending) body.write(Buffer.alloc(30 * MIB, ' '));
+    for (const body of sending) body.write(Buffer.alloc(30 * MIB, 'x').fill('{"more":["', 0, 10));
     expect(await Promise.race(taking)).toEqual(refusedWith(503));
 
     // Those that were let in are read to their end, and leave room for others.
-    for (const body of sending) body.end('{}');
+    for (const body of sending) body.end('"]}');
     const answers = await Promise.all(taking);
     expect(answers.filter((answer) => answer === undefined)).toHaveLength(4);
     await intake.take(DEV, bodyOf('a'));

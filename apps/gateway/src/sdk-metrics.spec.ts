@@ -1,7 +1,10 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 
-import { metricsIn } from './sdk-metrics.js';
+import type { MetricsReport } from '#libs/domain';
+
+import { UnreadableBody } from './entry-reader.js';
+import { SdkReport } from './sdk-metrics.js';
 
 const DEV = '10000000-0000-4000-8000-000000000001';
 const NOW = Date.UTC(2026, 0, 1);
@@ -16,7 +19,20 @@ const entry = (attributes: Record<string, unknown>, more: object = {}) => ({
   ...more,
 });
 const FLAG = { featureIdentifier: 'dark-mode', variationIdentifier: 'true' };
-const read = (body: unknown) => metricsIn(body, DEV, NOW);
+/** The parts of a body and what was left out; undefined if it is no report. */
+function read(body: unknown): { parts: MetricsReport[]; unusable: number } | undefined {
+  const parts: MetricsReport[] = [];
+  const report = new SdkReport(DEV, NOW, (part) => parts.push(part));
+  try {
+    report.write(Buffer.from(JSON.stringify(body) ?? ''));
+    const last = report.end();
+    if (last.counts.length + last.targets.length > 0) parts.push(last);
+  } catch (error) {
+    if (error instanceof UnreadableBody) return undefined;
+    throw error;
+  }
+  return { parts, unusable: report.unusable };
+}
 
 describe('Counts', () => {
   it.each<[string, Record<string, unknown>, Record<string, string>]>([
@@ -99,6 +115,12 @@ describe('Targets', () => {
         ],
       },
     ]);
+  });
+
+  it('that are told twice are taken as they were told last', () => {
+    const { parts } =
+      read({ targetData: [{ identifier: 'anna' }, { identifier: 'anna', name: 'Anna' }] }) ?? {};
+    expect(parts).toMatchObject([{ targets: [{ identifier: 'anna', name: 'Anna' }] }]);
   });
 
   it('that have no identifier are left out', () => {

@@ -2,57 +2,83 @@
  * Evaluation counts as SDKs post them (protocol §4.4), made one thing. SDKs differ: Java names flags by `featureName`
  * alone, Node sends a `target` of null, browsers no targets at all. What one entry lacks does not spoil the others.
  */
-import type { EvaluationCount, MetricsReport, ReportedTarget } from '#libs/domain';
+import { type EvaluationCount, type MetricsReport, type ReportedTarget, Sum } from '#libs/domain';
+
+import { EntryReader, UnreadableBody } from './entry-reader.js';
 
 type Attributes = Readonly<Record<string, string>>;
 
 /** More evaluations than an SDK counts between two posts. Sums of as many entries as one likes stay exact. */
 const MOST_EVALUATIONS = 2 ** 31;
 
-/** A part of a report has so many characters at most, so that any log takes it. */
-const PART_CHARACTERS = 256 * 1024;
+/** A part of a report has about so many characters at most: with an entry above that, less than any log takes. */
+export const PART_CHARACTERS = 128 * 1024;
 
-export interface ReadMetrics {
-  /** What is reported, in parts that are small enough for any log; none if it is nothing. */
-  readonly parts: readonly MetricsReport[];
+/** SDKs that one post may name. A process has one. */
+const MOST_SDKS = 20;
+
+/** What an SDK posts about an environment, read as it arrives: added up, and handed on in parts. */
+export class SdkReport {
   /** Entries that were left out, since they cannot be counts or targets. */
-  readonly unusable: number;
-}
+  unusable = 0;
+  /** What tells one SDK from another, of each that is named. */
+  readonly sdks = new Map<string, Attributes>();
+  private used = 0;
+  private sum: Sum;
+  private readonly reader: EntryReader;
 
-/** What an SDK reports in a body; undefined if nothing in it can be used, though it is not empty. */
-export function metricsIn(body: unknown, environment: string, now: number): ReadMetrics | undefined {
-  if (!isRecord(body)) return undefined;
-  const { metricsData, targetData } = body;
-  if (!isList(metricsData) || !isList(targetData)) return undefined;
-  const parts = [
-    ...portions((metricsData ?? []).map((entry) => countIn(entry, now))).map((counts) => ({
-      environment,
-      counts,
-      targets: [],
-    })),
-    ...portions((targetData ?? []).map(targetIn)).map((targets) => ({ environment, counts: [], targets })),
-  ];
-  const entries = (metricsData?.length ?? 0) + (targetData?.length ?? 0);
-  const used = parts.reduce((sum, { counts, targets }) => sum + counts.length + targets.length, 0);
-  return entries > 0 && used === 0 ? undefined : { parts, unusable: entries - used };
-}
-
-/** Without what is not there, and without what is longer than a portion. */
-function portions<Entry>(entries: readonly (Entry | undefined)[]): Entry[][] {
-  const all: Entry[][] = [];
-  let characters = PART_CHARACTERS;
-  for (const entry of entries) {
-    if (entry === undefined) continue;
-    const { length } = JSON.stringify(entry);
-    if (length > PART_CHARACTERS) continue;
-    if (characters + length > PART_CHARACTERS) {
-      all.push([]);
-      characters = 0;
-    }
-    all.at(-1)?.push(entry);
-    characters += length;
+  /** @param full is given each part but the last */
+  constructor(
+    private readonly environment: string,
+    private readonly now: number,
+    private readonly full: (part: MetricsReport) => void,
+  ) {
+    this.sum = new Sum(environment);
+    this.reader = new EntryReader(['metricsData', 'targetData'], (list, entries) => {
+      for (const entry of entries) {
+        if (list === 'metricsData') this.addCount(countIn(entry, this.now));
+        else this.addTarget(targetIn(entry));
+      }
+    });
   }
-  return all;
+
+  /** Throws UnreadableBody. */
+  write(bytes: Buffer): void {
+    this.reader.write(bytes);
+  }
+
+  /** The last part, which may say nothing. Throws UnreadableBody, also if of all that was sent nothing can be used. */
+  end(): MetricsReport {
+    const body = this.reader.end();
+    this.unusable += this.reader.tooLong;
+    const isReport = isRecord(body) && isList(body['metricsData']) && isList(body['targetData']);
+    if (!isReport || (this.used === 0 && this.unusable > 0)) {
+      throw new UnreadableBody('this is no report of metrics: { "metricsData": […], "targetData": […] }');
+    }
+    return this.sum.report();
+  }
+
+  private addCount(count: EvaluationCount | undefined): void {
+    if (!count) return void this.unusable++;
+    this.sum.addCount(count);
+    const { SDK_TYPE, SDK_LANGUAGE, SDK_VERSION } = count.attributes;
+    if (this.sdks.size < MOST_SDKS)
+      this.sdks.set(`${SDK_TYPE} ${SDK_LANGUAGE} ${SDK_VERSION}`, count.attributes);
+    this.added();
+  }
+
+  private addTarget(target: ReportedTarget | undefined): void {
+    if (!target) return void this.unusable++;
+    this.sum.addTarget(target);
+    this.added();
+  }
+
+  private added(): void {
+    this.used++;
+    if (this.sum.characters < PART_CHARACTERS) return;
+    this.full(this.sum.report());
+    this.sum = new Sum(this.environment);
+  }
 }
 
 function countIn(entry: unknown, now: number): EvaluationCount | undefined {

@@ -165,3 +165,9 @@ export function joinedPages(pages: readonly string[]): string {
   }
   return `${[...metrics.values()].map((lines) => lines.join('\n')).join('\n\n')}\n`;
 }
+
+/** What gateway and forwarder both count, by the same name. */
+export const UNSENT_EVALUATIONS = [
+  'ff_relay_metrics_unsent_evaluations_total',
+  'Evaluations that were taken and dropped, since the settings say that counts are not sent',
+] as const;
