@@ -362,6 +362,20 @@ export const RELAY_SETTINGS = {
     0,
     'seconds for which evaluation counts are gathered before they are posted upstream; 0 takes and drops them',
   ),
+  METRICS_MAX_AGE: wholeNumber(3600, 2_592_000)
+    .default(86_400)
+    .meta({
+      description:
+        'seconds for which evaluation counts wait in the log for the upstream; older ones are dropped and counted. The metrics-forwarder’s setting',
+      expected: 'a whole number of seconds from 3600 to 2592000',
+    } satisfies SettingNote),
+  METRICS_MAX_BYTES: wholeNumber(16 * MIB, 1024 * 1024 * MIB)
+    .default(1024 * MIB)
+    .meta({
+      description:
+        'how many bytes of evaluation counts wait in the log for the upstream; beyond that the oldest are dropped and counted. The metrics-forwarder’s setting',
+      expected: `a whole number of bytes from ${16 * MIB} to ${1024 * 1024 * MIB}`,
+    } satisfies SettingNote),
   SHUTDOWN_GRACE: seconds(10, 0, 'seconds that running requests and streams have to end after SIGTERM'),
   DRAIN_SECONDS: seconds(
     5,
@@ -457,6 +471,8 @@ export class RelayConfig {
   readonly proxyKeyFile: string | undefined;
   /** 0 where counts are taken and dropped: there is nobody to post them to. */
   readonly metricPostDurationMs: number;
+  /** What may wait for the upstream; undefined for a process that does not keep the bounds. */
+  readonly metricsBounds: { readonly keepForMs: number; readonly keepBytes: number } | undefined;
   readonly shutdownGraceMs: number;
   readonly drainMs: number;
   readonly streamReplayMs: number;
@@ -567,6 +583,9 @@ export class RelayConfig {
       : settings.FLAG_POLL_INTERVAL * 60_000;
     this.proxyKeyFile = settings.OFFLINE ? undefined : environment['PROXY_KEY_FILE']?.trim() || undefined;
     this.metricPostDurationMs = settings.OFFLINE ? 0 : settings.METRIC_POST_DURATION * 1000;
+    this.metricsBounds = runs('metrics-forwarder')
+      ? { keepForMs: settings.METRICS_MAX_AGE * 1000, keepBytes: settings.METRICS_MAX_BYTES }
+      : undefined;
     this.shutdownGraceMs = settings.SHUTDOWN_GRACE * 1000;
     // The process ends with the grace, and with it whatever is still open.
     this.drainMs = Math.max(0, Math.min(settings.DRAIN_SECONDS, settings.SHUTDOWN_GRACE - 1)) * 1000;

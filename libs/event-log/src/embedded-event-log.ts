@@ -20,10 +20,11 @@ import type {
 } from './embedded-worker.js';
 import {
   type Backlog,
+  type BoundedStream,
+  type Bounds,
   EventLog,
   type LoggedMessage,
   METRICS_BOUNDS,
-  type MetricsBounds,
   type NewMessage,
   type OrderedStream,
   type StreamName,
@@ -79,7 +80,7 @@ export class EmbeddedEventLog extends EventLog {
   /** Throws StartupError when the folder cannot be used or another process uses it. */
   static async open(
     dataDir: string,
-    { metrics = METRICS_BOUNDS }: { metrics?: MetricsBounds } = {},
+    { metrics = METRICS_BOUNDS }: { metrics?: Bounds } = {},
   ): Promise<EmbeddedEventLog> {
     return EmbeddedEventLog.run(dataDir, false, metrics);
   }
@@ -109,16 +110,16 @@ export class EmbeddedEventLog extends EventLog {
     }
   }
 
-  private static async run(
-    dataDir: string,
-    readsOnly: boolean,
-    metrics: MetricsBounds,
-  ): Promise<EmbeddedEventLog> {
+  private static async run(dataDir: string, readsOnly: boolean, metrics: Bounds): Promise<EmbeddedEventLog> {
     const extension = extname(import.meta.filename);
     const worker = new Worker(new URL(`./embedded-worker${extension}`, import.meta.url), {
       workerData: {
         dataDir,
-        streams: Object.entries({ ...STREAMS, [QUEUE]: metrics }).map(([name, keep]) => ({ name, ...keep })),
+        streams: Object.entries({ ...STREAMS, [QUEUE]: metrics }).map(([name, keep]) => ({
+          name,
+          isQueue: name === QUEUE,
+          ...keep,
+        })),
         readsOnly,
       } satisfies WorkerSettings,
     });
@@ -201,12 +202,16 @@ export class EmbeddedEventLog extends EventLog {
     return hand.handOut(this.queue.offers(hand, end), end);
   }
 
-  async backlog(): Promise<Backlog> {
-    const { oldest, ...backlog } = (await this.ask({ op: 'backlog', stream: QUEUE })) as StoredBacklog;
+  async backlog(stream: BoundedStream = QUEUE): Promise<Backlog> {
+    const { oldest, ...backlog } = (await this.ask({ op: 'backlog', stream })) as StoredBacklog;
     return {
       ...backlog,
       oldestMs: oldest === undefined ? undefined : Math.max(0, Date.now() - Number(oldest)),
     };
+  }
+
+  async remove(stream: 'FF_METRICS_PARKED', { epoch, sequence }: Position): Promise<void> {
+    if (epoch === this.epochs[stream]) await this.ask({ op: 'done', stream, sequence });
   }
 
   /** The folder has one process, and so every work one leader. */

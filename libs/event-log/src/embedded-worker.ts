@@ -16,8 +16,10 @@ export interface StreamSettings {
   readonly name: string;
   readonly keepPerSubject?: number;
   readonly keepForMs?: number;
-  /** Only of the queue: what is done is taken out, and beyond this the oldest is dropped. */
+  /** With it, what goes beyond the bounds is counted. */
   readonly keepBytes?: number;
+  /** Ids of what was taken out are known for a while. */
+  readonly isQueue?: boolean;
 }
 
 export interface WorkerSettings {
@@ -92,8 +94,8 @@ class LogFile {
   private readonly statements = new Map<string, StatementSync>();
   private readonly tables = new Map<string, StreamSettings>();
   private trimmedAt = 0;
-  /** Of the queue: what waits in it, and how many messages its bounds have cost. */
-  private queued = { bytes: 0, dropped: 0 };
+  /** The bytes in each stream with bounds. */
+  private bytes = new Map<string, number>();
 
   constructor(database: DatabaseSync, streams: readonly StreamSettings[]) {
     this.database = database;
@@ -109,7 +111,7 @@ class LogFile {
       CREATE TABLE IF NOT EXISTS streams (name TEXT PRIMARY KEY, epoch TEXT NOT NULL) STRICT;
       CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     `);
-    for (const { name, keepBytes } of this.tables.values()) {
+    for (const { name, keepBytes, isQueue } of this.tables.values()) {
       database.exec(`
         CREATE TABLE IF NOT EXISTS ${name} (
           sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -119,11 +121,13 @@ class LogFile {
         CREATE INDEX IF NOT EXISTS ${name}_by_time ON ${name} (time);
       `);
       this.sql('INSERT OR IGNORE INTO streams VALUES (?, ?)').run(name, randomUUID());
-      if (keepBytes !== undefined) {
+      if (isQueue) {
         database.exec(
           `CREATE TABLE IF NOT EXISTS ${name}_done (id TEXT PRIMARY KEY, sequence INTEGER, time INTEGER) STRICT`,
         );
-        this.queued.bytes = this.number(`SELECT sum(octet_length(body)) AS n FROM ${name}`);
+      }
+      if (keepBytes !== undefined) {
+        this.bytes.set(name, this.number(`SELECT sum(octet_length(body)) AS n FROM ${name}`));
       }
     }
   }
@@ -135,7 +139,7 @@ class LogFile {
 
   /** All in one transaction; one answer for each. */
   write(requests: readonly Write[]): Response[] {
-    const { queued } = this;
+    const bytes = new Map(this.bytes);
     try {
       this.database.exec('BEGIN IMMEDIATE');
       const responses = requests.map((request) => this.change(request));
@@ -144,7 +148,7 @@ class LogFile {
       return responses;
     } catch (error) {
       if (this.database.isTransaction) this.database.exec('ROLLBACK');
-      this.queued = queued;
+      this.bytes = bytes;
       const reason = error instanceof Error ? error.message : String(error);
       return requests.map(() => ({ ok: false, error: 'failed', reason }));
     }
@@ -152,7 +156,7 @@ class LogFile {
 
   read(request: Read): Response {
     try {
-      if ('stream' in request && this.keepBytes(request.stream) !== undefined) this.write([]);
+      if ('stream' in request && this.bytes.has(request.stream)) this.write([]);
       return { ok: true, value: this.answer(request) };
     } catch (error) {
       return { ok: false, error: 'failed', reason: error instanceof Error ? error.message : String(error) };
@@ -182,7 +186,7 @@ class LogFile {
     expectedSequence,
   }: Extract<Write, { op: 'append' }>): Response {
     const table = this.table(stream);
-    const isQueue = this.keepBytes(stream) !== undefined;
+    const isQueue = this.tables.get(stream)?.isQueue;
     const repeated =
       this.sql(`SELECT sequence FROM ${table} WHERE id = ?`).get(id) ??
       (isQueue ? this.sql(`SELECT sequence FROM ${table}_done WHERE id = ?`).get(id) : undefined);
@@ -194,7 +198,7 @@ class LogFile {
     const { lastInsertRowid } = this.sql(
       `INSERT INTO ${table} (subject, id, time, body) VALUES (?, ?, ?, ?)`,
     ).run(subject, id, Date.now(), body);
-    if (isQueue) this.count(Buffer.byteLength(body));
+    this.count(stream, Buffer.byteLength(body));
     const keep = this.tables.get(stream)?.keepPerSubject;
     if (keep !== undefined) {
       this.sql(
@@ -205,7 +209,7 @@ class LogFile {
     return { ok: true, value: Number(lastInsertRowid) };
   }
 
-  private remember({ name, value }: Extract<Write, { op: 'remember' }>): Response {
+  private remember({ name, value }: Omit<Extract<Write, { op: 'remember' }>, 'op'>): Response {
     this.sql('INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value').run(
       name,
       value,
@@ -218,8 +222,8 @@ class LogFile {
     const gone = this.sql(
       `DELETE FROM ${table} WHERE sequence = ? RETURNING id, octet_length(body) AS bytes`,
     ).get(sequence);
-    if (gone) {
-      this.count(-Number(gone['bytes']));
+    if (gone) this.count(stream, -Number(gone['bytes']));
+    if (gone && this.tables.get(stream)?.isQueue) {
       this.sql(`INSERT OR REPLACE INTO ${table}_done VALUES (?, ?, ?)`).run(
         String(gone['id']),
         sequence,
@@ -229,38 +233,49 @@ class LogFile {
     return { ok: true, value: undefined };
   }
 
-  private count(bytes: number, dropped = 0): void {
-    this.queued = { bytes: this.queued.bytes + bytes, dropped: this.queued.dropped + dropped };
+  private count(stream: string, bytes: number): void {
+    const before = this.bytes.get(stream);
+    if (before !== undefined) this.bytes.set(stream, before + bytes);
   }
 
   private trim(): void {
     const now = Date.now();
     const isTime = now - this.trimmedAt >= TRIM_EVERY_MS;
     if (isTime) this.trimmedAt = now;
-    for (const { name, keepForMs = Number.POSITIVE_INFINITY, keepBytes } of this.tables.values()) {
+    for (const { name, isQueue, keepForMs = Number.POSITIVE_INFINITY, keepBytes } of this.tables.values()) {
       if (keepBytes !== undefined) this.dropOldest(name, now - keepForMs, keepBytes);
       else if (isTime && keepForMs < now) this.sql(`DELETE FROM ${name} WHERE time < ?`).run(now - keepForMs);
-      if (isTime && keepBytes !== undefined) {
+      if (isTime && isQueue) {
         this.sql(`DELETE FROM ${name}_done WHERE time < ?`).run(now - KNOWN_FOR_MS);
       }
     }
   }
 
-  private dropOldest(queue: string, since: number, keepBytes: number): void {
+  private dropOldest(stream: string, since: number, keepBytes: number): void {
+    let dropped = 0;
     for (;;) {
       const oldest = this.sql(
-        `SELECT sequence, time, octet_length(body) AS bytes FROM ${queue} ORDER BY sequence LIMIT 1`,
+        `SELECT sequence, time, octet_length(body) AS bytes FROM ${stream} ORDER BY sequence LIMIT 1`,
       ).get();
-      if (!oldest || (Number(oldest['time']) >= since && this.queued.bytes <= keepBytes)) return;
-      this.sql(`DELETE FROM ${queue} WHERE sequence = ?`).run(Number(oldest['sequence']));
-      this.count(-Number(oldest['bytes']), 1);
+      if (!oldest || (Number(oldest['time']) >= since && (this.bytes.get(stream) ?? 0) <= keepBytes)) break;
+      this.sql(`DELETE FROM ${stream} WHERE sequence = ?`).run(Number(oldest['sequence']));
+      this.count(stream, -Number(oldest['bytes']));
+      dropped++;
     }
+    if (dropped > 0)
+      this.remember({ name: droppedOf(stream), value: String(this.dropped(stream) + dropped) });
+  }
+
+  private dropped(stream: string): number {
+    return Number(this.noted(droppedOf(stream)) ?? 0);
+  }
+
+  private noted(name: string): unknown {
+    return this.sql('SELECT value FROM notes WHERE name = ?').get(name)?.['value'];
   }
 
   private answer(request: Read): unknown {
-    if (request.op === 'recall') {
-      return this.sql('SELECT value FROM notes WHERE name = ?').get(request.name)?.['value'];
-    }
+    if (request.op === 'recall') return this.noted(request.name);
     const table = this.table(request.stream);
     switch (request.op) {
       case 'head':
@@ -272,7 +287,8 @@ class LogFile {
         );
       case 'backlog':
         return {
-          ...this.queued,
+          bytes: this.bytes.get(table) ?? 0,
+          dropped: this.dropped(table),
           messages: this.number(`SELECT count(*) AS n FROM ${table}`),
           oldest: this.sql(`SELECT time FROM ${table} ORDER BY sequence LIMIT 1`).get()?.['time'],
         } satisfies StoredBacklog;
@@ -324,10 +340,6 @@ class LogFile {
     return Number(this.sql(sql).get(...parameters)?.['n'] ?? 0);
   }
 
-  private keepBytes(stream: string): number | undefined {
-    return this.tables.get(stream)?.keepBytes;
-  }
-
   private table(stream: string): string {
     if (!this.tables.has(stream)) throw new Error(`there is no stream ${stream}`);
     return stream;
@@ -338,6 +350,11 @@ class LogFile {
     if (!statement) this.statements.set(text, (statement = this.database.prepare(text)));
     return statement;
   }
+}
+
+/** The note of how many messages of a stream its bounds have cost. */
+function droppedOf(stream: string): string {
+  return `dropped-${stream}`;
 }
 
 /** The folder is ours as long as this stays open: the system lets go of the lock when the process dies, however it dies. */

@@ -7,6 +7,9 @@ import { EmbeddedEventLog } from './embedded-event-log.js';
 import { EventLog } from './event-log.js';
 import { JetStreamEventLog } from './jetstream-event-log.js';
 
+/** Who does not keep the bounds, as a command does not, drops nothing. */
+const UNBOUNDED = { keepForMs: Number.POSITIVE_INFINITY, keepBytes: Number.POSITIVE_INFINITY };
+
 /** The log of this process, opened at start and closed when all who use it have stopped. */
 @Module({
   imports: [ObservabilityModule],
@@ -16,12 +19,13 @@ import { JetStreamEventLog } from './jetstream-event-log.js';
       inject: [RelayConfig],
       useFactory: (config: RelayConfig) =>
         config.natsUrl === undefined
-          ? EmbeddedEventLog.open(config.dataDir)
+          ? EmbeddedEventLog.open(config.dataDir, { metrics: config.metricsBounds ?? UNBOUNDED })
           : JetStreamEventLog.open({
               servers: config.natsUrl,
               replicas: config.natsReplicas,
               credentialsFile: config.natsCredentials,
               monitorUrl: config.natsMonitorUrl,
+              metrics: config.metricsBounds,
             }),
     },
   ],

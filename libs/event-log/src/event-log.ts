@@ -1,23 +1,36 @@
 import type { Position } from '#libs/domain';
 
-/** The streams that are read in order, and what each keeps: the newest messages of a subject, or all of a time. */
+const DAY_MS = 24 * 3600 * 1000;
+
+/** What may be in a stream. Beyond that the oldest messages are dropped, and counted. */
+export interface Bounds {
+  readonly keepForMs: number;
+  readonly keepBytes: number;
+}
+
+/**
+ * The streams that are read in order, and what each keeps: the newest messages of a subject, all of a time, or what is
+ * within bounds. FF_METRICS_PARKED is what the upstream refuses of the metrics, until somebody takes it out.
+ */
 export const STREAMS = {
   FF_FACTS: { keepPerSubject: 64 },
-  FF_CHANGES: { keepForMs: 7 * 24 * 3600 * 1000 },
-} as const satisfies Record<string, { readonly keepPerSubject: number } | { readonly keepForMs: number }>;
+  FF_CHANGES: { keepForMs: 7 * DAY_MS },
+  FF_METRICS_PARKED: { keepForMs: 30 * DAY_MS, keepBytes: 256 * 1024 ** 2 },
+} as const satisfies Record<
+  string,
+  { readonly keepPerSubject: number } | { readonly keepForMs: number } | Bounds
+>;
 
 export type OrderedStream = keyof typeof STREAMS;
 
 /** The streams of the log; their names are a public contract. The metrics are a queue: who has done a message takes it out. */
 export type StreamName = OrderedStream | 'FF_METRICS';
 
-/** What of the metrics may wait. Beyond that the oldest are dropped. */
-export interface MetricsBounds {
-  readonly keepForMs: number;
-  readonly keepBytes: number;
-}
+/** The streams with bounds. */
+export type BoundedStream = 'FF_METRICS' | 'FF_METRICS_PARKED';
 
-export const METRICS_BOUNDS: MetricsBounds = { keepForMs: 24 * 3600 * 1000, keepBytes: 1024 ** 3 };
+/** Of the metrics, if no settings say otherwise. */
+export const METRICS_BOUNDS: Bounds = { keepForMs: DAY_MS, keepBytes: 1024 ** 3 };
 
 export interface NewMessage {
   readonly subject: string;
@@ -50,14 +63,14 @@ export interface Taken {
   keep(): Promise<void>;
 }
 
-/** What waits in the queue, those in somebody's hands included. */
+/** What waits in a stream; in the queue, those in somebody's hands included. */
 export interface Backlog {
   readonly messages: number;
   readonly bytes: number;
   /** How long the oldest has been waiting. */
   readonly oldestMs?: number | undefined;
-  /** How many were dropped for the bounds since the log was opened; undefined if the log cannot tell. */
-  readonly dropped: number | undefined;
+  /** How many were ever dropped for the bounds. */
+  readonly dropped: number;
 }
 
 /** Somebody else has written to the subject: the append was refused, and what it was decided on is out of date. */
@@ -140,7 +153,10 @@ export abstract class EventLog {
    */
   abstract take(signal: AbortSignal): AsyncIterable<Taken>;
 
-  abstract backlog(): Promise<Backlog>;
+  abstract backlog(stream?: BoundedStream): Promise<Backlog>;
+
+  /** Takes a message out, for good; does nothing if it is not there any more. */
+  abstract remove(stream: 'FF_METRICS_PARKED', position: Position): Promise<void>;
 
   /**
    * Waits until nobody else does the work of that name, and takes it over. Whoever leads and dies is followed by

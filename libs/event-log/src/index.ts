@@ -3,12 +3,13 @@ export { EmbeddedEventLog } from './embedded-event-log.js';
 export { lookAtNats, type NatsReport } from './jetstream-event-log.js';
 export {
   type Backlog,
+  type BoundedStream,
+  type Bounds,
   EventLog,
   type LoggedMessage,
   LogUnreachable,
   MessageTooLarge,
   METRICS_BOUNDS,
-  type MetricsBounds,
   type NewMessage,
   type OrderedStream,
   type StreamName,

@@ -6,8 +6,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { jetstream, type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import {
+  jetstream,
+  type JetStreamManager,
+  jetstreamManager,
+  RetentionPolicy,
+  StorageType,
+} from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import { connect, type NatsConnection, nkeys } from '@nats-io/transport-node';
 import { Logger, type LoggerService } from '@nestjs/common';
@@ -15,7 +21,7 @@ import { Logger, type LoggerService } from '@nestjs/common';
 import { StartupError } from '#libs/service';
 
 import { eventLogContract, inWaves } from './event-log.suite.js';
-import { type EventLog, LogUnreachable, MessageTooLarge, type MetricsBounds, UnknownEpoch } from './index.js';
+import { type Bounds, type EventLog, LogUnreachable, MessageTooLarge, UnknownEpoch } from './index.js';
 import { JetStreamEventLog, type JetStreamOptions } from './jetstream-event-log.js';
 
 /** A server of its own, on a port that it keeps. */
@@ -148,7 +154,7 @@ const until = async (isSo: () => boolean) => {
 
 describe('The log of a server that runs', () => {
   let server: NatsServer;
-  const open = (metrics?: MetricsBounds) =>
+  const open = (metrics?: Bounds) =>
     JetStreamEventLog.open({
       servers: `nats://${server.address}`,
       replicas: 1,
@@ -252,8 +258,51 @@ describe('The log of a server that runs', () => {
 
   describe('The queue of JetStream', () => {
     afterEach(clear);
+
+    it('has the bounds of whoever has a setting for them, and others keep to those', async () => {
+      const gateway = await open();
+      await put(gateway, 'x'.repeat(20_000));
+      expect(await gateway.backlog()).toMatchObject({ messages: 1 });
+      const forwarder = await open({ keepForMs: 3_600_000, keepBytes: 10_000 });
+      await until(() => forwarder.reachable);
+      await put(gateway, 'y'.repeat(5000));
+      await put(gateway, 'z'.repeat(6000));
+      expect(await gateway.backlog()).toMatchObject({ messages: 1, dropped: 2 });
+      expect(await forwarder.backlog()).toMatchObject({ messages: 1, dropped: 2 });
+      await gateway.close();
+      await forwarder.close();
+    });
+
+    it('that somebody else made loses nothing to who has no setting', async () => {
+      await server.asAdministrator(({ streams }) =>
+        streams.add({
+          name: 'FF_METRICS',
+          subjects: ['ff.metrics.v1.>'],
+          retention: RetentionPolicy.Workqueue,
+          max_bytes: 100_000,
+        }),
+      );
+      const log = await open();
+      await put(log, 'x'.repeat(90_000));
+      expect(await log.backlog()).toMatchObject({ messages: 1, dropped: 0 });
+      await log.close();
+    });
+
+    it('loses what is too old, and nothing that is younger', async () => {
+      const log = await open({ keepForMs: 3_600_000, keepBytes: 1e9 });
+      await inWaves(500, (i) => put(log, `old-${i}`));
+      const between = Date.now() + 1;
+      await until(() => Date.now() > between);
+      await inWaves(300, (i) => put(log, `young-${i}`));
+      const clock = jest.spyOn(Date, 'now').mockReturnValue(between + 3_600_000);
+      expect(await log.backlog()).toMatchObject({ messages: 300, dropped: 500 });
+      clock.mockRestore();
+      expect((await takeOne(log)).body).toMatch('young');
+      await log.close();
+    });
+
     const put = (log: EventLog, body: string) =>
-      log.append('FF_METRICS', { subject: 'ff.metrics.v1.dev', id: body, body });
+      log.append('FF_METRICS', { subject: 'ff.metrics.v1.dev', id: body.slice(0, 20), body });
     const takeOne = async (log: EventLog) => {
       for await (const taken of log.take(forever())) return taken;
       throw new Error('there is nothing more to take');

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { setImmediate as immediate, setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 
 import {
   AckPolicy,
@@ -39,11 +40,12 @@ import { StartupError } from '#libs/service';
 
 import {
   type Backlog,
+  type BoundedStream,
+  type Bounds,
   EventLog,
   type LoggedMessage,
   MessageTooLarge,
   METRICS_BOUNDS,
-  type MetricsBounds,
   type NewMessage,
   type OrderedStream,
   type StreamName,
@@ -68,7 +70,8 @@ export interface JetStreamOptions {
   readonly credentialsFile?: string | undefined;
   /** Where the server tells about itself (`http://nats:8222`), to learn whether it flushes what it acknowledges. */
   readonly monitorUrl?: string | undefined;
-  readonly metrics?: MetricsBounds;
+  /** The bounds that the queue is to have; without them it keeps those that it has. */
+  readonly metrics?: Bounds | undefined;
 }
 
 const QUEUE = 'FF_METRICS';
@@ -78,7 +81,14 @@ const SUBJECTS: Record<StreamName, string> = {
   FF_FACTS: 'ff.facts.v1.>',
   FF_CHANGES: 'ff.changes.v1.>',
   FF_METRICS: 'ff.metrics.v1.>',
+  FF_METRICS_PARKED: 'ff.parked.v1.>',
 };
+const BOUNDED: readonly BoundedStream[] = [QUEUE, 'FF_METRICS_PARKED'];
+/**
+ * How far the server's own limits are beyond the bounds. What it drops nobody counts, so it should come too late: room for
+ * what is appended before somebody looks.
+ */
+const SERVER_LIMIT = { times: 1.25, moreBytes: 64 * 1024 * 1024 };
 const NAMES = Object.keys(SUBJECTS) as StreamName[];
 const NOTES = 'ff_notes';
 const LEASES = 'ff_leases';
@@ -88,6 +98,8 @@ const LEASE_MS = 6000;
 const LEASE_RENEWAL_MS = 1500;
 const PORTION_MESSAGES = 500;
 const MS_IN_NS = 1_000_000;
+/** The server's standard. */
+const DUPLICATE_WINDOW_MS = 120_000;
 /** What the id and the expectations of a message take, of the server's limit for both. */
 const HEADERS_BYTES = 1024;
 const OLDEST_SERVER = '2.9';
@@ -155,6 +167,8 @@ export class JetStreamEventLog extends EventLog {
   private readonly hands = new Set<Hand>();
   private readonly said = new Set<string>();
   private answering = false;
+  /** The epoch of the queue that was given the bounds of the settings. */
+  private boundTo: string | undefined;
 
   private constructor(private readonly options: JetStreamOptions) {
     super();
@@ -249,16 +263,25 @@ export class JetStreamEventLog extends EventLog {
     }
   }
 
-  backlog(): Promise<Backlog> {
+  backlog(stream: BoundedStream = QUEUE): Promise<Backlog> {
     return this.finish(async (session) => {
-      const { messages, bytes, first_ts: oldest } = (await this.ensure(session, QUEUE)).state;
+      const { messages, bytes, first_ts: oldest } = (await this.keepBounds(session, stream)).state;
       return {
         messages,
         bytes,
         oldestMs: messages > 0 ? Math.max(0, Date.now() - Date.parse(oldest)) : undefined,
-        // The server does not tell a message that it dropped from one that was done.
-        dropped: undefined,
+        dropped: (await session.notes.get(droppedOf(stream)))?.json<number>() ?? 0,
       };
+    });
+  }
+
+  remove(stream: 'FF_METRICS_PARKED', { epoch, sequence }: Position): Promise<void> {
+    return this.finish(async (session) => {
+      if ((await this.askEpoch(session, stream)) !== epoch) return;
+      const { streams } = session.manager;
+      await streams.deleteMessage(stream, sequence, false).catch(async (error: unknown) => {
+        if (await streams.getMessage(stream, { seq: sequence })) throw error;
+      });
     });
   }
 
@@ -608,7 +631,9 @@ export class JetStreamEventLog extends EventLog {
   private async prepare(session: NatsSession): Promise<void> {
     const { replicas } = this.options;
     const buckets = new Kvm(session.client);
-    const streams = NAMES.map((stream) => this.ensure(session, stream));
+    const streams = NAMES.map((stream) =>
+      isBounded(stream) ? this.keepBounds(session, stream) : this.ensure(session, stream),
+    );
     const all = await Promise.allSettled([
       ...streams,
       buckets.create(NOTES, { replicas, storage: StorageType.File }),
@@ -658,6 +683,81 @@ export class JetStreamEventLog extends EventLog {
       }
     }
     return info;
+  }
+
+  /**
+   * Drops the oldest of what is beyond the bounds of a stream, and counts it: whoever is connected looks every second. The
+   * server would drop it too, and tell it from nothing that was done. A process without a setting goes by what the stream
+   * says of itself.
+   */
+  private async keepBounds(session: NatsSession, stream: BoundedStream): Promise<StreamInfo> {
+    const info = await this.ensure(session, stream);
+    const { metrics } = this.options;
+    if (stream !== QUEUE) return this.dropBeyond(session, info, STREAMS[stream]);
+    if (!metrics || this.boundTo === epochOf(info)) {
+      const bounds = boundsIn(info.config);
+      return bounds ? this.dropBeyond(session, info, bounds) : info;
+    }
+    // First what they cost is counted, and then the server is told of them.
+    const kept = await this.dropBeyond(session, info, metrics);
+    this.boundTo = epochOf(info);
+    if (isDeepStrictEqual(boundsIn(kept.config), metrics)) return kept;
+    const limits = serverLimits(metrics);
+    // The server demands that ids are known no longer than messages are kept.
+    const duplicate_window = Math.min(limits.max_age, DUPLICATE_WINDOW_MS * MS_IN_NS);
+    return session.manager.streams.update(stream, { ...limits, duplicate_window }).catch((error: unknown) => {
+      this.once('warn', `The stream ${stream} keeps the bounds that it has: ${String(error)}`);
+      return kept;
+    });
+  }
+
+  private async dropBeyond(session: NatsSession, before: StreamInfo, bounds: Bounds): Promise<StreamInfo> {
+    const stream = before.config.name as BoundedStream;
+    for (let info = before; ;) {
+      const keep = await this.firstToKeep(session, info, bounds);
+      if (keep <= info.state.first_seq) return info;
+      const { purged } = await session.manager.streams.purge(stream, { seq: keep });
+      await this.countDropped(session, stream, purged);
+      info = await this.ensure(session, stream);
+    }
+  }
+
+  /** The first sequence within the bounds, as far as can be told at once. */
+  private async firstToKeep(
+    { manager }: NatsSession,
+    {
+      config: { name },
+      state: { messages, bytes, first_seq: first, last_seq: last, first_ts: oldest },
+    }: StreamInfo,
+    { keepForMs, keepBytes }: Bounds,
+  ): Promise<number> {
+    if (messages === 0) return first;
+    if (bytes > keepBytes) return first + Math.ceil(((bytes - keepBytes) * messages) / bytes);
+    const since = Date.now() - keepForMs;
+    if (!(Date.parse(oldest) < since)) return first;
+    let [low, high] = [first, last + 1];
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      const next = await manager.direct.getMessage(name, { seq: middle, next_by_subj: '>' });
+      if (next && next.time.getTime() < since) low = next.seq + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  private async countDropped({ notes }: NatsSession, stream: BoundedStream, dropped: number): Promise<void> {
+    const name = droppedOf(stream);
+    for (let left = dropped; left > 0;) {
+      const note = await notes.get(name);
+      const value = JSON.stringify((note?.json<number>() ?? 0) + left);
+      try {
+        await (note ? notes.update(name, value, note.revision) : notes.create(name, value));
+        left = 0;
+      } catch (error) {
+        // Another process drops, and counts, too.
+        if (!isWrongSequence(error)) throw error;
+      }
+    }
   }
 
   private incarnation(stream: StreamName): Incarnation {
@@ -759,6 +859,11 @@ function settingsOf(
     ...STREAMS,
     [QUEUE]: metrics,
   }[stream];
+  const { keepForMs = 0, keepBytes } = keep;
+  const limits =
+    keepBytes === undefined
+      ? { max_age: keepForMs * MS_IN_NS, max_bytes: -1 }
+      : serverLimits({ keepForMs, keepBytes });
   return {
     name: stream,
     subjects: [SUBJECTS[stream]],
@@ -766,8 +871,7 @@ function settingsOf(
     retention: stream === QUEUE ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
     discard: DiscardPolicy.Old,
     max_msgs_per_subject: keep.keepPerSubject ?? -1,
-    max_age: (keep.keepForMs ?? 0) * MS_IN_NS,
-    max_bytes: keep.keepBytes ?? -1,
+    ...limits,
     num_replicas: replicas,
     allow_direct: true,
   };
@@ -784,7 +888,9 @@ function differenceIn(config: StreamConfig, wanted: Partial<StreamConfig>): stri
     'max_bytes',
     'num_replicas',
   ] as const;
-  const differences = matters
+  // What the queue keeps is set, or left to whom it concerns.
+  const judged = matters.filter((name) => config.name !== QUEUE || !['max_age', 'max_bytes'].includes(name));
+  const differences = judged
     .filter((name) => String(config[name]) !== String(wanted[name]))
     .map((name) => `${name} is ${String(config[name])} and should be ${String(wanted[name])}`);
   if (differences.length === 0) return undefined;
@@ -842,6 +948,30 @@ function expectPosition(stream: StreamName, info: StreamInfo, position: Position
       `${stream} ends at ${info.state.last_seq}, before ${position.sequence}: it lost its end`,
     );
   }
+}
+
+function isBounded(stream: StreamName): stream is BoundedStream {
+  return BOUNDED.some((bounded) => bounded === stream);
+}
+
+/** The server's own limits; and the bounds in words, for people who look and for processes without a setting for them. */
+function serverLimits({ keepForMs, keepBytes }: Bounds) {
+  return {
+    max_age: Math.ceil(keepForMs * SERVER_LIMIT.times) * MS_IN_NS,
+    max_bytes: Math.ceil(keepBytes * SERVER_LIMIT.times) + SERVER_LIMIT.moreBytes,
+    description: `The relay drops the oldest beyond ${keepBytes} bytes or ${keepForMs} ms`,
+  };
+}
+
+/** Undefined for a stream that was not made by us, or long ago. */
+function boundsIn({ description = '' }: StreamConfig): Bounds | undefined {
+  const [, keepBytes, keepForMs] = /beyond (\d+) bytes or (\d+) ms$/.exec(description) ?? [];
+  return keepBytes === undefined ? undefined : { keepForMs: Number(keepForMs), keepBytes: Number(keepBytes) };
+}
+
+/** The note of how many messages of a stream its bounds have cost. */
+function droppedOf(stream: BoundedStream): string {
+  return `dropped-${stream}`;
 }
 
 function epochOf(info: StreamInfo): string {
