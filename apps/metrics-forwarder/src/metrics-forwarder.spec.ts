@@ -5,8 +5,16 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { Logger } from '@nestjs/common';
+import fc from 'fast-check';
 
-import { type MetricsReport, type Position, reportBody, reportSubject } from '#libs/domain';
+import {
+  type MetricsReport,
+  parkedIn,
+  type ParkedReport,
+  type Position,
+  reportBody,
+  reportSubject,
+} from '#libs/domain';
 import { EventLog, type NewMessage, type StreamName, type Taken } from '#libs/event-log';
 import { Telemetry } from '#libs/observability';
 import { SaasClient } from '#libs/saas-client';
@@ -16,7 +24,6 @@ import { MetricsForwarder, type MetricsForwarderOptions } from './metrics-forwar
 const DEV = '10000000-0000-4000-8000-000000000001';
 const PROD = '10000000-0000-4000-8000-000000000002';
 const HOUR_MS = 3_600_000;
-const TEN_MINUTES_MS = 600_000;
 const NOON = Date.UTC(2026, 0, 1, 12);
 
 /** The queue of the log, in memory, and what was answered for its messages. */
@@ -32,7 +39,17 @@ class Queue {
   private more = Promise.withResolvers<void>();
   private readonly seen = new Set<string>();
 
-  async append(_: StreamName, message: NewMessage): Promise<Position> {
+  readonly parked = new Map<string, ParkedReport>();
+  parkingFails: Error | undefined;
+  /** What `backlog` says that the bounds cost. */
+  dropped = 0;
+
+  async append(stream: StreamName, message: NewMessage): Promise<Position> {
+    if (stream === 'FF_METRICS_PARKED') {
+      if (this.parkingFails) throw this.parkingFails;
+      this.parked.set(message.subject, parkedIn(message.body));
+      return { epoch: 'e', sequence: this.parked.size };
+    }
     if (!this.seen.has(message.id)) this.put(message);
     this.seen.add(message.id);
     return { epoch: 'e', sequence: this.seen.size };
@@ -55,8 +72,9 @@ class Queue {
     }
   }
 
-  async backlog() {
-    return { messages: this.waiting.length, bytes: 0 };
+  async backlog(stream?: StreamName) {
+    const messages = stream === 'FF_METRICS_PARKED' ? this.parked.size : this.waiting.length;
+    return { messages, bytes: 0, dropped: this.dropped };
   }
 
   private taken(message: NewMessage): Taken {
@@ -232,14 +250,16 @@ const messageOf = (id: string, of: MetricsReport) => ({
 describe('What a forwarder shows to Prometheus', () => {
   it('counts posts of each environment by whether they were taken, and says what waits', async () => {
     upstream.answer = ({ environment }) => (environment === PROD ? 404 : 200);
+    queue.dropped = 3;
     report(counted('a'));
     report(counted('a', 1, PROD));
     start();
-    await until(() => queue.done.length === 1 && queue.back.length === 1);
+    await until(() => queue.done.length === 2);
     const page = await telemetry.page();
     expect(page).toContain(`ff_proxy_metrics_forwarded{envID="${DEV}",error="false"} 1\n`);
     expect(page).toContain(`ff_proxy_metrics_forwarded{envID="${PROD}",error="true"} 1\n`);
-    expect(page).toContain('\nff_relay_metrics_set_aside_messages 1\n');
+    expect(page).toContain(`\nff_relay_metrics_parked_total{envID="${PROD}"} 1\n`);
+    expect(page).toContain('\nff_relay_metrics_dropped_messages_total{stream="FF_METRICS"} 3\n');
     expect(page).toMatch(/^ff_relay_metrics_waiting_messages \d$/m);
   });
 });
@@ -277,7 +297,7 @@ describe('Counts', () => {
     expect(forwarder.status()).toMatchObject({
       ready: true,
       held: 0,
-      dropped: 0,
+      unsentEvaluations: 0,
       lastPost: { evaluations: expect.any(Number) },
     });
   });
@@ -326,7 +346,9 @@ describe('Counts', () => {
     report(counted('b', 2));
     const forwarder = start({ windowMs: 0 });
     await until(() => queue.done.length === 2);
-    expect(forwarder.status()).toMatchObject({ dropped: 42 });
+    expect(forwarder.status()).toMatchObject({ isSending: false, unsentEvaluations: 42 });
+    expect(await telemetry.page()).toContain('\nff_relay_metrics_unsent_evaluations_total 42\n');
+    expect(logged.filter((line) => line.includes('METRIC_POST_DURATION is 0'))).toHaveLength(1);
     expect(upstream.posts).toEqual([]);
   });
 });
@@ -365,14 +387,14 @@ describe('An upstream that does not take counts now', () => {
     expect(queue.back).toEqual([['message-1', 120_000]]);
   });
 
-  it('is not asked for new tokens without an end, and nothing is set aside when it gives none', async () => {
+  it('is not asked for new tokens without an end, and nothing is parked when it gives none', async () => {
     upstream.answerToSignIn = () => 404;
     report(counted('a'));
-    const forwarder = start({}, HOUR_MS);
+    start({}, HOUR_MS);
     await until(() => queue.back.length === 1);
     expect(queue.back).toEqual([['message-1', HOUR_MS]]);
     expect(upstream.signIns).toBe(1);
-    expect(forwarder.status()).toMatchObject({ refused: { messages: 0 } });
+    expect(queue.parked.size).toBe(0);
   });
 
   it('leaves the backlog in the log', async () => {
@@ -425,50 +447,114 @@ describe('Counts that the upstream finds too many', () => {
 });
 
 describe('Counts that the upstream will not take', () => {
-  it('are set aside alone, told of once, and tried again alone', async () => {
-    upstream.answer = ({ counts }) => (counts.some(({ flag }) => flag === 'bad') ? 400 : 200);
-    for (const flag of ['a', 'b', 'bad', 'c', 'd']) report(counted(flag));
+  const parked = () => [...queue.parked.values()];
+
+  it('are parked alone with the reason, told of once, and the rest is posted', async () => {
+    upstream.answer = ({ counts }) => (counts.some(({ flag }) => flag.startsWith('bad')) ? 400 : 200);
+    for (const flag of ['a', 'b', 'bad', 'c', 'bad too', 'd']) report(counted(flag));
     const forwarder = start({ windowMs: 50 });
-    await until(() => queue.done.length === 4 && queue.back.length === 1);
-    expect(queue.back).toEqual([['message-3', TEN_MINUTES_MS]]);
-    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1, b: 1, c: 1, d: 1 });
-    expect(forwarder.status()).toMatchObject({
-      refused: { messages: 1, last: { reason: expect.stringContaining('was answered with 400') } },
-    });
-
-    const before = upstream.posts.length;
-    queue.put(messageOf('message-3', counted('bad')));
-    report(counted('e'));
-    await until(() => queue.back.length === 2 && queue.done.length === 5);
-    expect(upstream.posts.length - before).toBe(2);
-    expect(logged.filter((line) => line.includes('Set aside'))).toHaveLength(1);
-
-    upstream.answer = () => 200;
-    queue.put(messageOf('message-3', counted('bad')));
     await until(() => queue.done.length === 6);
-    expect(forwarder.status()).toMatchObject({ refused: { messages: 0 } });
+    expect(queue.back).toEqual([]);
+    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1, b: 1, c: 1, d: 1 });
+    const reason = expect.stringContaining('was answered with 400');
+    expect(parked()).toEqual([
+      { id: 'message-3', environment: DEV, reason, report: counted('bad') },
+      { id: 'message-5', environment: DEV, reason, report: counted('bad too') },
+    ]);
+    expect(forwarder.status()).toMatchObject({ held: 0, parked: { last: { environment: DEV, reason } } });
+    expect(logged.filter((line) => line.includes('Parked'))).toHaveLength(1);
   });
 
-  it.each([403, 404])('since the answer is %d, are set aside together', async (status) => {
+  it.each([403, 404])('since the answer is %d, are parked together', async (status) => {
     upstream.answer = () => status;
     for (const flag of ['a', 'b', 'c']) report(counted(flag));
     start();
-    await until(() => queue.back.length === 3);
-    expect(queue.back.map(([, delayMs]) => delayMs)).toEqual([
-      TEN_MINUTES_MS,
-      TEN_MINUTES_MS,
-      TEN_MINUTES_MS,
-    ]);
+    await until(() => queue.done.length === 3);
+    expect(parked()).toMatchObject([{ id: 'message-1' }, { id: 'message-2' }, { id: 'message-3' }]);
     expect(upstream.posts.length).toBeLessThanOrEqual(2);
   });
 
-  it('since nobody can read them, are set aside, and others are not held up', async () => {
+  it('since one count alone is too much for it, are parked', async () => {
+    upstream.answer = ({ counts }) => (counts.some(({ flag }) => flag === 'huge') ? 413 : 200);
+    report({ ...counted('a'), counts: ['a', 'huge', 'b'].flatMap((flag) => counted(flag).counts) });
+    start();
+    await until(() => parked().length === 1 && upstream.taken.size === 2);
+    expect(parked()[0]?.report).toEqual(counted('huge'));
+  });
+
+  it('since nobody can read them, are parked, and others are not held up', async () => {
     queue.put({ subject: `ff.metrics.v1.${DEV}`, id: 'noise', body: 'noise' });
+    queue.put({ subject: `ff.metrics.v1.${DEV}`, id: 'more noise', body: 'more noise' });
     report(counted('a'));
-    const forwarder = start();
-    await until(() => queue.done.length === 1);
-    expect(queue.back).toEqual([['noise', TEN_MINUTES_MS]]);
-    expect(forwarder.status()).toMatchObject({ refused: { messages: 1 } });
+    start();
+    await until(() => queue.done.length === 3);
+    expect(parked()).toMatchObject([
+      { environment: DEV, text: 'noise', reason: expect.stringContaining('not JSON') },
+      { environment: DEV, text: 'more noise' },
+    ]);
+  });
+
+  it('stay in the queue when they cannot be parked', async () => {
+    upstream.answer = () => 400;
+    queue.parkingFails = new Error('no room');
+    report(counted('a'));
+    start();
+    await until(() => queue.back.length === 1);
+    expect(queue.back).toEqual([['message-1', 60_000]]);
+    expect(queue.done).toEqual([]);
+    expect(logged.filter((line) => line.includes('cannot be parked: Error: no room'))).toHaveLength(1);
+  });
+});
+
+describe('Sums', () => {
+  const flag = fc.constantFrom('a', 'b', 'c', 'd');
+  const answer = fc.constantFrom<Answer>(200, 200, 500, 429, 413, 401, undefined);
+
+  it('are the same upstream, whatever is split, merged, retried and given out again', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.array(fc.tuple(flag, fc.integer({ min: 1, max: 9 })), { minLength: 1 }), {
+          maxLength: 12,
+        }),
+        fc.array(answer, { maxLength: 12 }),
+        fc.array(fc.nat(), { maxLength: 4 }),
+        async (reports, answers, repeats) => {
+          queue = new Queue();
+          telemetry = new Telemetry();
+          upstream.taken.clear();
+          upstream.answer = ({ counts }) =>
+            counts.length === 0 ? 200 : answers.length > 0 ? answers.shift() : 200;
+          const wanted = new Map<string, number>();
+          const messages = reports.map((counts) => {
+            for (const [name, count] of counts) wanted.set(name, (wanted.get(name) ?? 0) + count);
+            const of = {
+              ...counted('a'),
+              counts: counts.flatMap(([name, count]) => counted(name, count).counts),
+            };
+            return messageOf(report(of), of);
+          });
+          const forwarder = start({ windowMs: 2 }, 1);
+          for (const repeat of repeats) {
+            const message = messages[repeat % messages.length];
+            if (message) queue.put(message);
+          }
+          const kept = () => {
+            const parked = [...queue.parked.values()].flatMap(({ report: of }) => of?.counts ?? []);
+            const all = new Map(upstream.taken);
+            for (const { count, attributes } of parked) {
+              const name = attributes['featureIdentifier'] ?? '';
+              all.set(name, (all.get(name) ?? 0) + count);
+            }
+            return all;
+          };
+          const total = (sums: Map<string, number>) => [...sums.values()].reduce((a, b) => a + b, 0);
+          await until(() => total(kept()) >= total(wanted));
+          await forwarder.stop();
+          expect(kept()).toEqual(wanted);
+        },
+      ),
+      { numRuns: 60 },
+    );
   });
 });
 

@@ -1,18 +1,24 @@
+import { createHash } from 'node:crypto';
+
 import { Logger } from '@nestjs/common';
 import pLimit from 'p-limit';
 import type { Counter } from 'prom-client';
 
 import {
+  environmentOfReport,
   evaluationsIn,
   halvesOf,
   merge,
   type MetricsReport,
+  parkedBody,
+  type ParkedReport,
+  parkedSubject,
   reportBody,
   reportIn,
   reportSubject,
 } from '#libs/domain';
 import type { Backlog, EventLog, Taken } from '#libs/event-log';
-import type { PartStatus, Telemetry } from '#libs/observability';
+import { type PartStatus, type Telemetry, UNSENT_EVALUATIONS } from '#libs/observability';
 import {
   type Backoff,
   backoffMs,
@@ -22,8 +28,10 @@ import {
   UpstreamRefusal,
 } from '#libs/saas-client';
 
-/** Reasons to set something aside, beyond which they are counted and not said one by one. */
+/** Reasons to park something, beyond which they are counted and not said one by one. */
 const MOST_REASONS = 1000;
+/** Of a reason, and of a message that nobody can read, so much is kept. */
+const MOST_CHARACTERS = { reason: 500, text: 100_000 };
 /** A window that came to this, as it is in the log, is posted at once. */
 const WINDOW_BYTES = 1024 * 1024;
 /** What may wait in all windows together: half of what the log lets one taker have. The other half is on its way. */
@@ -31,7 +39,9 @@ const MOST_WAITING = { messages: 1000, bytes: 32 * 1024 * 1024 };
 const POSTS_AT_A_TIME = 8;
 /** The log gives a message to another taker when it was not heard of for 30 s. */
 const KEEP_INTERVAL_MS = 10_000;
-const SET_ASIDE_MS = 10 * 60_000;
+/** What cannot be parked comes again after so long. */
+const PARK_RETRY_MS = 60_000;
+const WHY_DROPPED = 'they waited too long or were too many (METRICS_MAX_AGE, METRICS_MAX_BYTES)';
 const LOG_RETRY_MS = 1000;
 const BACKLOG_INTERVAL_MS = 5000;
 const REMEMBERED_MESSAGES = 20_000;
@@ -74,12 +84,15 @@ class NoToken extends Error {
  *
  * What a post fails with decides what becomes of its messages. Time heals it: they go back to the log for as long as the
  * environment is to be left alone. It is about what they say: they are posted in halves, down to the one message that is
- * refused. That one, and whatever else the upstream will not take, goes back for ten minutes, and so on until it is taken.
+ * refused. That one, and whatever else the upstream will not take, is parked in the log with the reason: it holds up nobody,
+ * and is sent again when somebody asks for it.
  */
 export class MetricsForwarder {
   private readonly logger = new Logger(MetricsForwarder.name);
   private readonly session: KeptSession;
   private readonly forwarded: Counter<'envID' | 'error'>;
+  private readonly parkedMessages: Counter<'envID'>;
+  private readonly unsent: Counter;
   /** No more is taken. */
   private readonly stopping = new AbortController();
   /** No more is posted. */
@@ -95,16 +108,16 @@ export class MetricsForwarder {
   private readonly passing = new Set<string>();
   /** Messages that the upstream has, but the log may not know it. */
   private readonly delivered = new Remembered();
-  /** Messages that the upstream refused, each alone. They are not merged with others again. */
-  private readonly refused = new Remembered();
   private readonly reasons = new Set<string>();
 
   private taking: Promise<void> | undefined;
   private readonly timers: NodeJS.Timeout[] = [];
   private backlog: Backlog | undefined;
+  private parked: Backlog | undefined;
   private lastPost: object | undefined;
-  private lastRefusal: object | undefined;
-  private dropped = 0;
+  private lastParked: object | undefined;
+  /** Evaluations, since the settings say so. */
+  private unsentEvaluations = 0;
 
   constructor(
     private readonly log: EventLog,
@@ -119,10 +132,18 @@ export class MetricsForwarder {
       'Posts of evaluation counts to the upstream; error is true when it did not take one',
       ['envID', 'error'],
     );
+    this.parkedMessages = telemetry.counter(
+      'ff_relay_metrics_parked_total',
+      'Messages with evaluation counts that the upstream refused for good',
+      ['envID'],
+    );
+    this.unsent = telemetry.counter(...UNSENT_EVALUATIONS);
     this.show(telemetry);
   }
 
   start(): void {
+    if (this.options.windowMs === 0)
+      this.logger.warn('METRIC_POST_DURATION is 0: evaluation counts are taken from the log and dropped');
     this.timers.push(
       setInterval(() => this.keepAll(), KEEP_INTERVAL_MS),
       setInterval(() => void this.lookAtBacklog(), BACKLOG_INTERVAL_MS),
@@ -154,8 +175,9 @@ export class MetricsForwarder {
       held: this.held.size,
       lastPost: this.lastPost,
       waiting,
-      refused: { messages: this.refused.size, last: this.lastRefusal },
-      dropped: this.dropped,
+      parked: { ...this.parked, last: this.lastParked },
+      isSending: this.options.windowMs > 0,
+      unsentEvaluations: this.unsentEvaluations,
     };
   }
 
@@ -186,8 +208,11 @@ export class MetricsForwarder {
     try {
       read = reportIn(taken.body);
     } catch (error) {
-      const id = `${taken.subject} at ${taken.time}`;
-      return this.setAside([{ id, taken }], `the message ${id}`, String(error));
+      const { subject, body } = taken;
+      const id = createHash('sha256').update(body).digest('hex');
+      const text = body.slice(0, MOST_CHARACTERS.text);
+      const environment = environmentOfReport(subject);
+      return this.park({ id, taken }, { id, environment, text, reason: String(error) });
     }
     const { id, report } = read;
     const { environment } = report;
@@ -195,15 +220,15 @@ export class MetricsForwarder {
     if (known) known.taken = taken;
     else if (this.delivered.has(id)) await this.acknowledge([{ id, taken }]);
     else if (this.options.windowMs === 0) {
-      this.dropped += evaluationsIn(report);
+      this.unsentEvaluations += evaluationsIn(report);
+      this.unsent.inc(evaluationsIn(report));
       await this.acknowledge([{ id, taken }]);
     } else if (this.waitMs(environment) > 0) {
       await this.giveBack([{ id, taken }], this.waitMs(environment));
     } else {
       const held = { id, report, taken };
       this.held.set(id, held);
-      if (this.refused.has(id)) this.post(environment, [held]);
-      else this.gather(environment, held);
+      this.gather(environment, held);
     }
   }
 
@@ -293,7 +318,11 @@ export class MetricsForwarder {
       if (status === TOO_LARGE && (await this.divide(batch))) return;
     }
     if (status !== undefined && status < 500 && !PASSING.has(status)) {
-      return this.setAside(batch, `counts of ${environment}`, String(error));
+      const reason = String(error);
+      await Promise.all(
+        batch.map((held) => this.park(held, { id: held.id, environment, reason, report: held.report })),
+      );
+      return;
     }
     if (this.stopping.signal.aborted) return this.giveBack(batch, 0);
     const failures = (this.failing.get(environment)?.failures ?? 0) + 1;
@@ -333,21 +362,43 @@ export class MetricsForwarder {
     return true;
   }
 
-  private async setAside(batch: readonly Pick<Held, 'id' | 'taken'>[], what: string, reason: string) {
-    for (const { id } of batch) this.refused.add(id);
-    this.lastRefusal = { at: new Date().toISOString(), what, reason };
-    if (!this.reasons.has(`${what} ${reason}`) && this.reasons.size < MOST_REASONS) {
-      this.reasons.add(`${what} ${reason}`);
-      this.logger.error(`Set aside, and tried again every 10 min: ${what}: ${reason}`);
+  /** The message is acknowledged once the log has what is parked. Doing it again after a crash adds nothing. */
+  private async park(message: Pick<Held, 'id' | 'taken'>, parked: ParkedReport): Promise<void> {
+    const { environment } = parked;
+    const reason = parked.reason.slice(0, MOST_CHARACTERS.reason);
+    try {
+      const now = Date.now();
+      await this.log.append('FF_METRICS_PARKED', {
+        subject: parkedSubject(parked),
+        id: parked.id,
+        body: parkedBody({ ...parked, reason }, now),
+      });
+      this.lastParked = { at: new Date(now).toISOString(), environment, reason };
+    } catch (error) {
+      this.tell(
+        `Evaluation counts of ${environment} that were refused (${reason}) cannot be parked: ${String(error)}`,
+      );
+      return this.giveBack([message], PARK_RETRY_MS);
     }
-    await this.giveBack(batch, SET_ASIDE_MS);
+    this.parkedMessages.inc({ envID: environment });
+    this.tell(
+      `Parked, since the upstream will not take them: evaluation counts of ${environment}: ${reason}. ` +
+        'See ff-relay metrics parked',
+    );
+    await this.acknowledge([message]);
+  }
+
+  /** Says it once. */
+  private tell(problem: string): void {
+    if (this.reasons.has(problem) || this.reasons.size >= MOST_REASONS) return;
+    this.reasons.add(problem);
+    this.logger.error(problem);
   }
 
   private async acknowledge(batch: readonly Pick<Held, 'id' | 'taken'>[]): Promise<void> {
     await Promise.all(
       batch.map(async ({ id, taken }) => {
         this.held.delete(id);
-        this.refused.delete(id);
         // Should the log not hear of it, or not in time, the message comes again, and is acknowledged then.
         this.delivered.add(id);
         await taken.done().catch(() => undefined);
@@ -387,10 +438,21 @@ export class MetricsForwarder {
       },
     );
     telemetry.gauge(
-      'ff_relay_metrics_set_aside_messages',
-      'Messages with evaluation counts that the upstream refused for good, tried again every ten minutes',
+      'ff_relay_metrics_parked_messages',
+      'Messages with evaluation counts that the upstream refused for good, and that nobody has sent again',
       [],
-      (set) => set(this.refused.size),
+      (set) => {
+        if (this.parked) set(this.parked.messages);
+      },
+    );
+    telemetry.total(
+      'ff_relay_metrics_dropped_messages_total',
+      'Messages with evaluation counts that the bounds of the log ever cost, by where they waited',
+      ['stream'],
+      (set) => {
+        if (this.backlog) set(this.backlog.dropped, { stream: 'FF_METRICS' });
+        if (this.parked) set(this.parked.dropped, { stream: 'FF_METRICS_PARKED' });
+      },
     );
   }
 
@@ -399,7 +461,19 @@ export class MetricsForwarder {
   }
 
   private async lookAtBacklog(): Promise<void> {
-    this.backlog = await this.log.backlog().catch(() => undefined);
+    const look = async (stream: 'FF_METRICS' | 'FF_METRICS_PARKED', before: Backlog | undefined) => {
+      const backlog = await this.log.backlog(stream).catch(() => undefined);
+      const more = before && backlog ? backlog.dropped - before.dropped : 0;
+      if (more > 0)
+        this.logger.error(
+          `${more} messages with evaluation counts were dropped from ${stream}: ${WHY_DROPPED}`,
+        );
+      return backlog;
+    };
+    [this.backlog, this.parked] = await Promise.all([
+      look('FF_METRICS', this.backlog),
+      look('FF_METRICS_PARKED', this.parked),
+    ]);
   }
 }
 
@@ -417,13 +491,5 @@ class Remembered {
 
   has(id: string): boolean {
     return this.ids.has(id);
-  }
-
-  delete(id: string): void {
-    this.ids.delete(id);
-  }
-
-  get size(): number {
-    return this.ids.size;
   }
 }

@@ -1,15 +1,16 @@
 /**
  * How facts, notices and evaluation counts are written in the log: a public contract for tools in any language. Subjects
- * are `ff.facts.v1.<environment>.<kind>.<id>`, `ff.changes.v1.<environment>.<kind>.<id>` and `ff.metrics.v1.<environment>`;
- * bodies are CloudEvents 1.0 in structured JSON mode.
+ * are `ff.facts.v1.<environment>.<kind>.<id>`, `ff.changes.v1.<environment>.<kind>.<id>`, `ff.metrics.v1.<environment>` and,
+ * for counts that were refused, `ff.parked.v1.<environment>.<id>`; bodies are CloudEvents 1.0 in structured JSON mode.
  */
 import { entityOf, type Fact, type Position } from './facts.js';
-import type { MetricsReport } from './metrics.js';
+import type { MetricsReport, ParkedReport } from './metrics.js';
 import type { Notice } from './notices.js';
 
 const ACCOUNT = '_account';
 const SOURCE = '/ff-relay';
 const REPORT_TYPE = 'io.ff-relay.metrics.reported.v1';
+const PARKED_TYPE = 'io.ff-relay.metrics.refused.v1';
 
 const FACT_TYPES: Record<Fact['type'], string> = {
   FlagPublished: 'io.ff-relay.flag.published.v1',
@@ -133,6 +134,41 @@ export function reportIn(body: string): { readonly id: string; readonly report: 
     throw new UnreadableMessage(`${JSON.stringify(type)} is no complete report of counts`);
   }
   return { id, report };
+}
+
+/** The environment that the subject of a report names. */
+export function environmentOfReport(subject: string): string {
+  return textOfSubjectToken(subject.replace('ff.metrics.v1.', ''));
+}
+
+/** One subject for each, so that a message that is parked again takes its own place. */
+export function parkedSubject({ environment, id }: ParkedReport): string {
+  return `${parkedSubjectsOf(environment)}${subjectToken(id)}`;
+}
+
+/** What the subjects of all that is parked of an environment begin with. */
+export function parkedSubjectsOf(environment: string): string {
+  return `ff.parked.v1.${subjectToken(environment)}.`;
+}
+
+/** @param time when it was refused */
+export function parkedBody(parked: ParkedReport, time: number): string {
+  return cloudEvent(PARKED_TYPE, parked.environment, { id: parked.id, time }, parked);
+}
+
+/** Throws UnreadableMessage. */
+export function parkedIn(body: string): ParkedReport {
+  const { type, data } = openCloudEvent(body);
+  const parked = data as unknown as ParkedReport;
+  const complete =
+    typeof parked.id === 'string' &&
+    typeof parked.environment === 'string' &&
+    typeof parked.reason === 'string' &&
+    (parked.report === undefined || Array.isArray(parked.report.counts));
+  if (!complete || type !== PARKED_TYPE) {
+    throw new UnreadableMessage(`${JSON.stringify(type)} is nothing that was parked`);
+  }
+  return parked;
 }
 
 function cloudEvent(type: string, subject: string, { id, time }: Envelope, data: object): string {

@@ -21,3 +21,16 @@ export interface ReportedTarget {
   readonly name: string;
   readonly attributes: Readonly<Record<string, string>>;
 }
+
+/** A message with counts that the upstream will not take as it is. */
+export interface ParkedReport {
+  /** Of the message. */
+  readonly id: string;
+  readonly environment: string;
+  /** What the upstream said, or what is wrong with the message. */
+  readonly reason: string;
+  /** What was refused; undefined if nobody can read it. */
+  readonly report?: MetricsReport;
+  /** What nobody can read. */
+  readonly text?: string;
+}
