@@ -89,6 +89,7 @@ export type Part =
   | 'projector-1'
   | 'projector-2'
   | 'metrics-forwarder-1'
+  | 'metrics-forwarder-2'
   | 'gateway-1'
   | 'gateway-2';
 
@@ -99,6 +100,7 @@ const ROLES: readonly Part[] = [
   'projector-1',
   'projector-2',
   'metrics-forwarder-1',
+  'metrics-forwarder-2',
   'gateway-1',
   'gateway-2',
 ];

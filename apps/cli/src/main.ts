@@ -8,6 +8,7 @@ import { addDiff } from './diff.command.js';
 import { addEvents } from './events.command.js';
 import { addExport } from './export.command.js';
 import { addImport } from './import.command.js';
+import { addMetrics } from './metrics.command.js';
 import { DONE, FAILED, reasonOf, UsageError, WRONG_USAGE } from './outcome.js';
 import { addRebuild } from './rebuild.command.js';
 import { addReplay } from './replay.command.js';
@@ -23,10 +24,10 @@ const COMMANDS = [
   addDiff,
   addReplay,
   addRebuild,
+  addMetrics,
   addExport,
   addImport,
 ];
-
 /** It stops in its own time. */
 const LONG_LIVED = new Set(['start']);
 

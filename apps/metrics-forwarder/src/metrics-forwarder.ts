@@ -43,6 +43,8 @@ const KEEP_INTERVAL_MS = 10_000;
 const PARK_RETRY_MS = 60_000;
 const WHY_DROPPED = 'they waited too long or were too many (METRICS_MAX_AGE, METRICS_MAX_BYTES)';
 const LOG_RETRY_MS = 1000;
+/** How often the log is told again that a message is done: for about as long as the message is out. */
+const LATE_TRIES = 30;
 const BACKLOG_INTERVAL_MS = 5000;
 const REMEMBERED_MESSAGES = 20_000;
 /** Refusals by what a post says, of which another post may be free. */
@@ -91,7 +93,7 @@ export class MetricsForwarder {
   private readonly logger = new Logger(MetricsForwarder.name);
   private readonly session: KeptSession;
   private readonly forwarded: Counter<'envID' | 'error'>;
-  private readonly parkedMessages: Counter<'envID'>;
+  private readonly parkedMessages: Counter;
   private readonly unsent: Counter;
   /** No more is taken. */
   private readonly stopping = new AbortController();
@@ -106,6 +108,8 @@ export class MetricsForwarder {
   /** Environments whose last post failed, and until when they are left alone. */
   private readonly failing = new Map<string, { readonly failures: number; readonly untilMs: number }>();
   private readonly passing = new Set<string>();
+  /** Acknowledgements that the log did not hear yet. */
+  private readonly late = new Set<Promise<void>>();
   /** Messages that the upstream has, but the log may not know it. */
   private readonly delivered = new Remembered();
   private readonly reasons = new Set<string>();
@@ -135,7 +139,6 @@ export class MetricsForwarder {
     this.parkedMessages = telemetry.counter(
       'ff_relay_metrics_parked_total',
       'Messages with evaluation counts that the upstream refused for good',
-      ['envID'],
     );
     this.unsent = telemetry.counter(...UNSENT_EVALUATIONS);
     this.show(telemetry);
@@ -159,6 +162,7 @@ export class MetricsForwarder {
     for (const environment of this.windows.keys()) this.close(environment);
     const late = setTimeout(() => this.ended.abort(), this.options.shutdownGraceMs);
     await Promise.all(this.posts.values());
+    await Promise.all(this.late);
     clearTimeout(late);
     for (const timer of this.timers) clearInterval(timer);
   }
@@ -380,7 +384,7 @@ export class MetricsForwarder {
       );
       return this.giveBack([message], PARK_RETRY_MS);
     }
-    this.parkedMessages.inc({ envID: environment });
+    this.parkedMessages.inc();
     this.tell(
       `Parked, since the upstream will not take them: evaluation counts of ${environment}: ${reason}. ` +
         'See ff-relay metrics parked',
@@ -399,11 +403,29 @@ export class MetricsForwarder {
     await Promise.all(
       batch.map(async ({ id, taken }) => {
         this.held.delete(id);
-        // Should the log not hear of it, or not in time, the message comes again, and is acknowledged then.
+        // Should the log not hear of it in time, the message comes again: here it is acknowledged then.
         this.delivered.add(id);
-        await taken.done().catch(() => undefined);
+        await taken.done().catch(() => this.acknowledgeLater(taken));
       }),
     );
+  }
+
+  /** As long as the message may not have been given to another forwarder, which would post it again. */
+  private acknowledgeLater(taken: Taken): void {
+    const late = this.acknowledgeUntilHeard(taken).finally(() => this.late.delete(late));
+    this.late.add(late);
+  }
+
+  private async acknowledgeUntilHeard(taken: Taken): Promise<void> {
+    const { signal } = this.ended;
+    for (let tries = 0; tries < LATE_TRIES && !signal.aborted; tries++) {
+      await pause(LOG_RETRY_MS, signal);
+      const isHeard = await taken.done().then(
+        () => true,
+        () => false,
+      );
+      if (isHeard) return;
+    }
   }
 
   private async giveBack(batch: readonly Pick<Held, 'id' | 'taken'>[], waitMs: number): Promise<void> {

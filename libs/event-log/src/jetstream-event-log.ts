@@ -22,6 +22,7 @@ import {
   StorageType,
   type StreamConfig,
   type StreamInfo,
+  type StreamState,
 } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
 import {
@@ -265,11 +266,12 @@ export class JetStreamEventLog extends EventLog {
 
   backlog(stream: BoundedStream = QUEUE): Promise<Backlog> {
     return this.finish(async (session) => {
-      const { messages, bytes, first_ts: oldest } = (await this.keepBounds(session, stream)).state;
+      const { state } = await this.keepBounds(session, stream);
+      const messages = stream === QUEUE ? await this.waiting(session, state) : state.messages;
       return {
         messages,
-        bytes,
-        oldestMs: messages > 0 ? Math.max(0, Date.now() - Date.parse(oldest)) : undefined,
+        bytes: messages > 0 ? state.bytes : 0,
+        oldestMs: messages > 0 ? Math.max(0, Date.now() - Date.parse(state.first_ts)) : undefined,
         dropped: (await session.notes.get(droppedOf(stream)))?.json<number>() ?? 0,
       };
     });
@@ -574,6 +576,20 @@ export class JetStreamEventLog extends EventLog {
       // The server knows.
       lapse: () => undefined,
     };
+  }
+
+  /**
+   * How many messages of the queue nobody has done. A server that was killed may find messages again that were done, and
+   * knows that they were: they are in the stream, and are given to nobody.
+   */
+  private async waiting({ manager }: NatsSession, { messages }: StreamState): Promise<number> {
+    try {
+      const { num_pending: pending, num_ack_pending: taken } = await manager.consumers.info(QUEUE, TAKERS);
+      return Math.min(messages, pending + taken);
+    } catch (error) {
+      if (isError(error, JetStreamApiCodes.ConsumerNotFound)) return messages;
+      throw error;
+    }
   }
 
   /** The consumer that hands out the queue; made if it is not there. */
