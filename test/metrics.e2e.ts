@@ -22,6 +22,13 @@ const entry = (
   ),
 });
 
+/** Calls ff-relay, and returns what it printed. */
+async function ffRelay(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<string> {
+  const called = run(process.execPath, ['scripts/ff-relay.mjs', 'metrics', ...args], environment);
+  expect({ code: await called.exited, output: called.output }).toMatchObject({ code: 0 });
+  return called.output;
+}
+
 /** An SDK that posts counts and remembers which of them were taken. */
 class CountingSdk {
   readonly accepted: Post[] = [];
@@ -167,6 +174,53 @@ describe('Evaluation counts, through the one-process relay', () => {
     expect(sumsOf(upstream.of(DEMO.dev.id))).toEqual({ 'a/true': 250, 'a/false': 100 });
     expect(sumsOf(upstream.of(DEMO.prod.id))).toEqual({ 'b/true': 250 });
     expect(upstream.taken.length).toBeLessThan(50);
+  });
+
+  it('that the upstream refuses are parked over a restart, listed, and sent again when that is asked for', async () => {
+    const folder = await workspace.folder();
+    const environment = { ...WINDOW, METRIC_SERVICE: upstream.url, MANAGEMENT_PORT: '0' };
+    const relay = await workspace.relay(folder, controlPlane.url, 0, environment);
+    upstream.answer = () => 400;
+    const sdk = await CountingSdk.signIn(relay.url);
+    await sdk.post(entry('a', 'true', 7), entry('b', 'true', 2));
+    await relay.process.printed(/Parked, since the upstream will not take them/);
+    const [, port] = await relay.process.printed(/Answering \/livez.* on port (\d+)/);
+    await eventually(
+      async () =>
+        (await fetch(`http://127.0.0.1:${port}/status`)).json() as Promise<
+          Record<string, { parked?: { messages: number } }>
+        >,
+      (status) => status['metrics-forwarder']?.parked?.messages === 1,
+    );
+    await relay.process.kill('SIGKILL');
+
+    const settings = { DATA_DIR: folder };
+    expect(await ffRelay(['parked'], settings)).toMatch(/^Parked: 1 message with 9 evaluations\n.*400/);
+    expect(await ffRelay(['resend', '--environment', DEMO.prod.id], settings)).toBe(
+      'Nothing is parked that could be sent again.\n',
+    );
+    expect(await ffRelay(['resend'], settings)).toMatch(/^1 message with 9 evaluations will be sent again/);
+    expect(await ffRelay(['parked'], settings)).toBe('Nothing is parked.\n');
+    expect(upstream.taken).toEqual([]);
+    upstream.answer = () => 200;
+    await workspace.relay(folder, controlPlane.url, relay.port, environment);
+    await eventually(
+      () => sumsOf(upstream.taken),
+      (sums) => sums['a/true'] === 7 && sums['b/true'] === 2,
+    );
+  });
+
+  it('are taken and dropped at the door when nothing is to be sent', async () => {
+    const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
+      METRIC_POST_DURATION: '0',
+      METRIC_SERVICE: upstream.url,
+    });
+    const sdk = await CountingSdk.signIn(relay.url);
+    expect(await sdk.post(entry('a', 'true', 7))).toBe(200);
+    const page = await (await fetch(`${relay.url}/metrics`)).text();
+    expect(page).toContain('\nff_relay_metrics_unsent_evaluations_total 7\n');
+    expect(page).not.toMatch(/^ff_relay_metrics_waiting_messages [1-9]/m);
+    expect(relay.process.output).toContain('METRIC_POST_DURATION is 0');
   });
 
   it('are all there after a kill, at most one batch of them twice (P7)', async () => {
@@ -359,6 +413,35 @@ describe('Evaluation counts, through gateway and forwarder on NATS', () => {
     expect(new Set(sdk.statuses)).toEqual(new Set([200, 503]));
     await arrived(sumsOf(sdk.accepted));
   }, 120_000);
+
+  it('that the upstream refuses are parked alone, and sent again while everything runs', async () => {
+    upstream.answerTo = ({ environment }) => (environment === DEMO.prod.id ? 404 : 200);
+    const sdks = await Promise.all([CountingSdk.signIn(gateway), CountingSdk.signIn(gateway, DEMO.prod)]);
+    startRole('metrics-forwarder');
+    const settings = { NATS_URL: `nats://127.0.0.1:${nats.port}` };
+    for (const sdk of sdks) expect(await sdk.post(entry('a', 'true', 5))).toBe(200);
+    const parked = await eventually(
+      async () => JSON.parse(await ffRelay(['parked', '--json'], settings)) as Record<string, unknown>[],
+      (seen) => seen.length > 0,
+    );
+    expect(parked).toEqual([
+      {
+        id: expect.any(String),
+        parkedAt: expect.any(String),
+        environment: DEMO.prod.id,
+        reason: expect.stringContaining('404'),
+        report: expect.objectContaining({ counts: [expect.objectContaining({ count: 5 })] }),
+      },
+    ]);
+    await arrived({ 'a/true': 5 });
+    upstream.answerTo = undefined;
+    expect(await ffRelay(['resend'], settings)).toMatch(/^1 message with 5 evaluations will be sent again/);
+    await eventually(
+      () => sumsOf(upstream.of(DEMO.prod.id)),
+      (sums) => sums['a/true'] === 5,
+    );
+    expect(sumsOf(upstream.taken)).toEqual({ 'a/true': 10 });
+  });
 
   it('that were gathered are posted when the forwarder is stopped', async () => {
     const sdk = await CountingSdk.signIn(gateway);

@@ -34,6 +34,8 @@ export class MetricsUpstream {
   refused = 0;
   /** The status of the next answer; `hold` to take a post and not to answer it until `release`. */
   answer: () => number | 'hold' = () => 200;
+  /** The same, by what is posted. */
+  answerTo: ((post: { readonly environment: string }) => number) | undefined;
   private readonly waiting: ServerResponse[] = [];
   private readonly server: Server;
 
@@ -43,7 +45,10 @@ export class MetricsUpstream {
       request.on('data', (chunk: Buffer) => chunks.push(chunk));
       request.on('end', () => {
         const environment = /^\/api\/1\.0\/metrics\/([^/?]+)\?/.exec(request.url ?? '')?.[1];
-        const answer = environment && request.headers.authorization ? this.answer() : 401;
+        const answer =
+          environment && request.headers.authorization
+            ? (this.answerTo?.({ environment }) ?? this.answer())
+            : 401;
         if (environment && (answer === 'hold' || answer === 200)) {
           const { metricsData } = JSON.parse(Buffer.concat(chunks).toString());
           this.taken.push({ environment, entries: metricsData });
