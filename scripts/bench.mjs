@@ -11,6 +11,7 @@ const benches = {
   streams: ['nats-server', 'redis-server'],
   reads: ['nats-server', 'redis-server'],
   start: [],
+  metrics: ['nats-server', 'redis-server'],
 };
 
 const asked = process.argv.slice(2);

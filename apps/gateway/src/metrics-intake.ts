@@ -13,6 +13,8 @@ import { allOf, LogAway, messageOf, SharedAppends } from './shared-appends.js';
 
 /** What the bodies of all requests may take together, from their first byte until the log has them. */
 const MOST_HELD_BYTES = 128 * 1024 * 1024;
+/** Of one body: each is copied on its way to the log. */
+const APPENDS_AT_A_TIME = 8;
 const RETRY_AFTER_S = '5';
 
 export interface MetricsIntakeOptions {
@@ -73,7 +75,7 @@ export class MetricsIntake {
       }
       const last = report.end();
       this.look(environment, report);
-      if (this.isKeeping) await this.append(parts.splice(0), last);
+      if (this.isKeeping) await this.append(parts, last);
       else this.telemetry.countsDropped(evaluations + evaluationsIn(last));
     } catch (error) {
       // Whoever is still sending must be able to read the answer.
@@ -84,8 +86,12 @@ export class MetricsIntake {
     }
   }
 
-  private async append(parts: readonly NewMessage[], last: MetricsReport): Promise<void> {
-    const appends = parts.map((part) => this.appends.append(part));
+  /** @param parts is emptied as the log gets them, so that of a large body less and less is held */
+  private async append(parts: NewMessage[], last: MetricsReport): Promise<void> {
+    const appendSome = async () => {
+      for (let part = parts.pop(); part; part = parts.pop()) await this.appends.append(part);
+    };
+    const appends = Array.from({ length: Math.min(parts.length, APPENDS_AT_A_TIME) }, appendSome);
     if (last.counts.length + last.targets.length > 0) appends.push(this.appends.share(last));
     await allOf(appends);
   }
