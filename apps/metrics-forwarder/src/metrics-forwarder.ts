@@ -16,6 +16,7 @@ import {
   reportBody,
   reportIn,
   reportSubject,
+  Sum,
 } from '#libs/domain';
 import type { Backlog, EventLog, Taken } from '#libs/event-log';
 import { type PartStatus, type Telemetry, UNSENT_EVALUATIONS } from '#libs/observability';
@@ -32,8 +33,8 @@ import {
 const MOST_REASONS = 1000;
 /** Of a reason, and of a message that nobody can read, so much is kept. */
 const MOST_CHARACTERS = { reason: 500, text: 100_000 };
-/** A window that came to this, as it is in the log, is posted at once. */
-const WINDOW_BYTES = 1024 * 1024;
+/** A window that came to this, added up, is posted at once. */
+const WINDOW_CHARACTERS = 1024 * 1024;
 /** What may wait in all windows together: half of what the log lets one taker have. The other half is on its way. */
 const MOST_WAITING = { messages: 1000, bytes: 32 * 1024 * 1024 };
 const POSTS_AT_A_TIME = 8;
@@ -71,7 +72,10 @@ interface Held {
 /** What is gathered of one environment. */
 interface Window {
   readonly held: Held[];
+  /** As it is in the log. */
   bytes: number;
+  /** What is to be posted. */
+  readonly sum: Sum;
   readonly timer: NodeJS.Timeout;
 }
 
@@ -240,11 +244,12 @@ export class MetricsForwarder {
     let window = this.windows.get(environment);
     if (!window) {
       const timer = setTimeout(() => this.close(environment), this.options.windowMs);
-      this.windows.set(environment, (window = { held: [], bytes: 0, timer }));
+      this.windows.set(environment, (window = { held: [], bytes: 0, sum: new Sum(environment), timer }));
     }
     window.held.push(held);
     window.bytes += Buffer.byteLength(held.taken.body);
-    if (window.bytes >= WINDOW_BYTES) this.close(environment);
+    window.sum.add(held.report);
+    if (window.sum.characters >= WINDOW_CHARACTERS) this.close(environment);
 
     const open = [...this.windows];
     const messages = open.reduce((sum, [, each]) => sum + each.held.length, 0);

@@ -137,6 +137,22 @@ describe('The settings of the relay', () => {
     expect(new RelayConfig({ ...REQUIRED, ...settings }, roles).prometheusPort).toBe(port);
   });
 
+  it('bound the counts that wait for who sends them, and leave that to others where nobody does', () => {
+    const settings = {
+      ...REQUIRED,
+      NATS_URL: 'nats://nats:4222',
+      REDIS_ADDRESS: 'redis:6379',
+      METRICS_MAX_AGE: '3600',
+      METRICS_MAX_BYTES: String(64 * 1024 * 1024),
+    };
+    const bounds = { keepForMs: 3_600_000, keepBytes: 64 * 1024 * 1024 };
+    expect(new RelayConfig(settings).metricsBounds).toEqual(bounds);
+    expect(new RelayConfig(settings, ['metrics-forwarder']).metricsBounds).toEqual(bounds);
+    expect(new RelayConfig(settings, ['gateway']).metricsBounds).toBeUndefined();
+    expect(new RelayConfig(settings, []).metricsBounds).toBeUndefined();
+    expect(() => new RelayConfig({ ...settings, METRICS_MAX_AGE: '60' })).toThrow(/METRICS_MAX_AGE/);
+  });
+
   it('give a gateway as many workers as they say, or as the machine has cores', () => {
     const gateway = { ...REQUIRED, NATS_URL: 'nats://localhost:4222', REDIS_ADDRESS: 'localhost:6379' };
     const workersOf = (text: string) =>
