@@ -26,7 +26,7 @@ describe('A flag', () => {
     ['--read-replica', { READ_REPLICA: 'true' }],
     ['-redis-address localhost:6379 -redis-db 3', { REDIS_ADDRESS: 'localhost:6379', REDIS_DB: '3' }],
     ['--auth-secret-file /run/secret', { AUTH_SECRET_FILE: '/run/secret' }],
-    ['--data-dir=', {}],
+    ['--data-dir=', { DATA_DIR: '' }],
     ['-sdk-base-url http://up', { SDK_BASE_URL: 'http://up', CLIENT_SERVICE: 'http://up' }],
     ['-metrics-stream-read-concurrency 5', { METRIC_STREAM_READ_CONCURRENCY: '5' }],
   ])('is a setting: %s', (args, environment) => {
@@ -87,6 +87,13 @@ describe('What is given twice', () => {
       DATA_DIR: '/one',
       LOG_LEVEL: 'ERROR',
     });
+  });
+
+  it('is taken back by a flag without text', () => {
+    const environment = { REDIS_ADDRESS: 'localhost:6379', REDIS_PASSWORD_FILE: '/run/secret' };
+    expect(
+      new RelayConfig(given('--redis-address= --redis-password=', environment).environment, []).redis,
+    ).toBeUndefined();
   });
 
   it('as a secret and as its file is taken from the higher place', () => {

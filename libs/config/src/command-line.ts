@@ -37,10 +37,11 @@ const FLAGS: readonly Flag[] = flags();
  */
 export function givenSettings(args: readonly string[], environment: NodeJS.ProcessEnv): GivenSettings {
   const { values, envFile, faults } = readFlags(args);
-  const layers = [values, environment];
+  const set = Object.entries(environment).filter(([, text]) => isSet(text));
+  let given = withPresentNames(Object.fromEntries(set));
   if (envFile !== undefined) {
     try {
-      layers.push(util.parseEnv(readFileSync(envFile, 'utf8')));
+      given = laidOver(given, withPresentNames(util.parseEnv(readFileSync(envFile, 'utf8'))));
     } catch (error) {
       faults.push(`--env-file: ${(error as Error).message}`);
     }
@@ -48,7 +49,7 @@ export function givenSettings(args: readonly string[], environment: NodeJS.Proce
   const told = FLAGS.filter(({ setting, isSecret }) => isSecret && holdsSecret(setting, values[setting]));
   const settings = new Set(told.map(({ setting }) => setting));
   return {
-    environment: layers.map(withPresentNames).reduceRight((under, over) => laidOver(over, under), {}),
+    environment: laidOver(withPresentNames(values), given),
     faults,
     remarks: [...settings].map(
       (setting) =>
@@ -179,14 +180,16 @@ function unknownIn(args: readonly string[]): string[] {
       ];
 }
 
-/** A secret and the file that may hold it are one: who sets either leaves nothing of what lies under it. */
+/**
+ * A secret and the file that may hold it are one: who sets either leaves nothing of what lies under it. In an environment
+ * empty is not set, as compose files write it; a flag without text takes back what lies under it.
+ */
 function laidOver(over: NodeJS.ProcessEnv, under: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const set = Object.fromEntries(Object.entries(over).filter(([, text]) => isSet(text)));
   const hidden = new Set(
     Object.keys(RELAY_SETTINGS).flatMap((name) =>
-      name in set || `${name}_FILE` in set ? [name, `${name}_FILE`] : [],
+      name in over || `${name}_FILE` in over ? [name, `${name}_FILE`] : [],
     ),
   );
   const left = Object.entries(under).filter(([name]) => !hidden.has(name));
-  return { ...Object.fromEntries(left), ...set };
+  return { ...Object.fromEntries(left), ...over };
 }

@@ -98,7 +98,7 @@ export const GO_RELAY: Readonly<Record<string, GoRelaySetting>> = {
   },
   METRICS_STREAM_MAX_LEN: {
     versions: 'V2',
-    instead: 'evaluation counts wait in the log until the upstream has taken them, and none is cut off',
+    instead: 'evaluation counts wait in the log until the upstream has taken them, for a day and up to 1 GiB',
   },
   METRIC_STREAM_READ_CONCURRENCY: {
     versions: 'V2',
