@@ -2,9 +2,10 @@ import { access, constants, rm, stat, statfs, writeFile } from 'node:fs/promises
 import { dirname, join, resolve } from 'node:path';
 import { setImmediate as immediate } from 'node:timers/promises';
 
+import { readBundle } from '#libs/bundle';
 import { RelayConfig, type Role, SettingsError } from '#libs/config';
 import { EmbeddedEventLog, lookAtNats } from '#libs/event-log';
-import { SaasClient, UpstreamRefusal } from '#libs/saas-client';
+import { SaasClient, UpstreamLink, UpstreamRefusal } from '#libs/saas-client';
 
 import type { Finding } from './finding.js';
 import { counted, reasonOf } from './outcome.js';
@@ -42,12 +43,21 @@ export async function* findings({ environment, roles }: Checked): AsyncIterable<
 
   const isSet = (name: string) => Boolean(usable[name]?.trim() || usable[`${name}_FILE`]?.trim());
   const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
-  if (runs('ingestor', 'metrics-forwarder')) {
-    if (isSet('PROXY_KEY')) yield* upstream(config);
-    else yield await upstreamWithoutKey(config);
+  const link = new UpstreamLink(config.upstreamLink);
+  try {
+    if (config.offline) {
+      if (runs('ingestor')) yield await bundle(config);
+    } else {
+      if (runs('ingestor', 'metrics-forwarder')) {
+        if (isSet('PROXY_KEY')) yield* upstream(config, link);
+        else yield await upstreamWithoutKey(config, link);
+      }
+      if (runs('metrics-forwarder')) yield await counts(config, link);
+      if (runs('ingestor', 'metrics-forwarder')) yield await clock(config, link);
+    }
+  } finally {
+    await link.close();
   }
-  if (runs('metrics-forwarder')) yield await counts(config);
-  if (runs('ingestor', 'metrics-forwarder')) yield await clock(config);
   yield* config.natsUrl === undefined ? disk(config.dataDir) : nats(config, config.natsUrl);
   if (config.redis) yield* redis(config);
   yield* secretFindings({
@@ -69,9 +79,9 @@ function faultsIn(environment: NodeJS.ProcessEnv, roles: readonly Role[]): reado
   }
 }
 
-async function* upstream(config: RelayConfig): AsyncIterable<Finding> {
+async function* upstream(config: RelayConfig, link: UpstreamLink): AsyncIterable<Finding> {
   const { clientService: baseUrl, proxyKey, streamIdleTimeoutMs } = config;
-  const saas = new SaasClient({ baseUrl, proxyKey: { current: proxyKey }, streamIdleTimeoutMs });
+  const saas = new SaasClient({ baseUrl, proxyKey: { current: proxyKey }, link, streamIdleTimeoutMs });
   const signal = AbortSignal.timeout(ANSWER_MS);
   const subject = 'upstream';
   try {
@@ -99,17 +109,20 @@ async function* upstream(config: RelayConfig): AsyncIterable<Finding> {
   }
 }
 
-async function upstreamWithoutKey({ clientService }: RelayConfig): Promise<Finding> {
+async function upstreamWithoutKey({ clientService }: RelayConfig, link: UpstreamLink): Promise<Finding> {
   const subject = 'upstream';
   try {
-    await answer(clientService);
+    await answer(clientService, link);
     return { level: 'ok', subject, what: `${clientService} answers; without PROXY_KEY no more was tried` };
   } catch (error) {
     return { level: 'fail', subject, what: `${clientService}: ${reasonOf(error)}`, fix: REACH_IT };
   }
 }
 
-async function counts({ metricService, metricPostDurationMs }: RelayConfig): Promise<Finding> {
+async function counts(
+  { metricService, metricPostDurationMs }: RelayConfig,
+  link: UpstreamLink,
+): Promise<Finding> {
   const subject = 'counts';
   if (metricPostDurationMs === 0) {
     const fix = 'Set METRIC_POST_DURATION to the seconds between posts, for example 60.';
@@ -121,7 +134,7 @@ async function counts({ metricService, metricPostDurationMs }: RelayConfig): Pro
     };
   }
   try {
-    await answer(metricService);
+    await answer(metricService, link);
     return { level: 'ok', subject, what: `${metricService} answers` };
   } catch (error) {
     const fix = 'Check METRIC_SERVICE. Counts wait in the log for a day at most.';
@@ -129,10 +142,10 @@ async function counts({ metricService, metricPostDurationMs }: RelayConfig): Pro
   }
 }
 
-async function clock({ clientService }: RelayConfig): Promise<Finding> {
+async function clock({ clientService }: RelayConfig, link: UpstreamLink): Promise<Finding> {
   const subject = 'clock';
   try {
-    const { date, atMs, withinMs } = await answer(clientService);
+    const { date, atMs, withinMs } = await answer(clientService, link);
     if (date === undefined)
       return {
         level: 'warn',
@@ -165,10 +178,10 @@ interface Answer {
 }
 
 /** Any answer will do, whatever its status. Throws an Error with the reason if there is none. */
-async function answer(url: string): Promise<Answer> {
+async function answer(url: string, link: UpstreamLink): Promise<Answer> {
   const began = Date.now();
   try {
-    const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(ANSWER_MS) });
+    const response = await link.fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });
     const halfMs = (Date.now() - began) / 2;
     await response.body?.cancel();
     const date = Date.parse(response.headers.get('date') ?? '');
@@ -177,6 +190,27 @@ async function answer(url: string): Promise<Answer> {
     const { cause } = error as Error;
     const { message, code } = Object(cause) as Partial<NodeJS.ErrnoException>;
     throw new Error(message || code || reasonOf(error), { cause: error });
+  }
+}
+
+/** What takes the upstream's place. */
+async function bundle({ configDir }: RelayConfig): Promise<Finding> {
+  const subject = 'bundle';
+  try {
+    const { environments } = await readBundle(configDir);
+    return {
+      level: 'ok',
+      subject,
+      what: `CONFIG_DIR ${configDir} has ${counted(environments.length, 'environment')}`,
+    };
+  } catch (error) {
+    const fix = 'Write it again with ff-relay export, or set CONFIG_DIR to where it is.';
+    return {
+      level: 'fail',
+      subject,
+      what: `CONFIG_DIR ${configDir} cannot be served: ${reasonOf(error)}`,
+      fix,
+    };
   }
 }
 

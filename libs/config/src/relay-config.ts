@@ -605,7 +605,7 @@ export class RelayConfig {
     readonly noProxy: string | undefined;
   } {
     const { HTTPS_PROXY, HTTP_PROXY, NO_PROXY } = this.settings;
-    const files = this.roles.length > 0 ? this.upstreamFiles : upstreamFiles(this.settings);
+    const files = this.upstreamFiles ?? (this.roles.length === 0 ? upstreamFiles(this.settings) : undefined);
     return { files, httpsProxy: HTTPS_PROXY, httpProxy: HTTP_PROXY, noProxy: NO_PROXY };
   }
 

@@ -1,5 +1,5 @@
 import { createParser } from 'eventsource-parser';
-import { fetch, type RequestInit, type Response } from 'undici';
+import type { RequestInit, Response } from 'undici';
 
 import type { Flag, MetricsReport, Segment } from '#libs/domain';
 
@@ -324,8 +324,7 @@ export class SaasClient {
     const url = `${base ?? this.options.baseUrl}${path}${query ? `?${new URLSearchParams(query).toString()}` : ''}`;
     let response: Response;
     try {
-      // A redirect would take the keys to another host.
-      response = await fetch(url, { ...init, redirect: 'manual', dispatcher: this.link.dispatcherFor(url) });
+      response = await this.link.fetch(url, init);
     } catch (cause) {
       throw new UpstreamUnreachable(`${what}: ${reasonOf(cause)}`, { cause });
     }

@@ -2,7 +2,7 @@ import { BlockList, isIP } from 'node:net';
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
 
 import type { TlsFiles, TlsTexts } from '#libs/config';
-import { Agent, type Dispatcher, EnvHttpProxyAgent } from 'undici';
+import { Agent, type Dispatcher, EnvHttpProxyAgent, fetch, type RequestInit, type Response } from 'undici';
 
 export interface UpstreamLinkOptions {
   /** Authorities to trust beside the usual ones, and what the relay shows the upstream. */
@@ -35,6 +35,11 @@ export class UpstreamLink {
   constructor(private readonly options: UpstreamLinkOptions = {}) {
     this.direct = addressesIn(options.noProxy);
     this.ways = this.open(options.files?.current);
+  }
+
+  /** Makes a call. It follows no redirect, which would take keys to another host. */
+  fetch(url: string, init: RequestInit = {}): Promise<Response> {
+    return fetch(url, { ...init, redirect: 'manual', dispatcher: this.dispatcherFor(url) });
   }
 
   /** What a call to an address is made with. */
