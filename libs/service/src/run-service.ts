@@ -40,7 +40,8 @@ export async function runService(
         },
       );
     };
-    process.send?.('ready');
+    // A parent that died meanwhile is noticed by the end of its channel.
+    process.send?.('ready', () => undefined);
   } catch (error) {
     await tellWhy(messageFor(error));
     process.exit(1);
