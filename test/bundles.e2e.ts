@@ -12,7 +12,7 @@ import { EmbeddedEventLog } from '#libs/event-log';
 import { aFlag, aSegment } from '../libs/domain/src/builders.suite.js';
 import { Chance } from './support/chance.js';
 import { Admin, ownMemory, SdkSession } from './support/clients.js';
-import { DEMO, type Process, run, Workspace } from './support/processes.js';
+import { DEMO, type Process, root, run, Workspace } from './support/processes.js';
 
 const hashOf = (text: string) => createHash('sha256').update(text).digest('hex');
 const ffRelay = (args: readonly string[], environment: NodeJS.ProcessEnv = {}): Process =>
@@ -134,6 +134,25 @@ describe('A bundle', () => {
       version: 4,
     });
     ending.abort();
+  });
+
+  it('is exported and imported by the commands of the guide', async () => {
+    const folder = await workspace.folder();
+    const saas = await workspace.controlPlane(join(folder, 'saas'));
+    const relay = await workspace.relay(join(folder, 'relay'), saas.url);
+    await relay.process.kill('SIGTERM');
+    const script = await readFile(join(root, 'docs', 'examples', 'bundle.sh'), 'utf8');
+    const commands = script.replaceAll(
+      'npx ff-relay',
+      `${process.execPath} ${join(root, 'scripts', 'ff-relay.mjs')}`,
+    );
+    const shell = run('sh', ['-ec', `cd ${folder}\n${commands}`], {
+      DATA_DIR: join(folder, 'relay'),
+      PROXY_KEY: DEMO.proxyKey,
+    });
+    expect({ code: await shell.exited, said: shell.output }).toMatchObject({ code: 0 });
+    expect((await readBundle(join(folder, 'config'))).environments).toHaveLength(2);
+    expect(await readdir(join(folder, 'control-plane-data'))).toContain('control-plane.sqlite');
   });
 
   it('is exported from the upstream as from the log', async () => {

@@ -30,6 +30,12 @@ describe('The documents', () => {
     );
   });
 
+  it('show the commands for bundles as they are run', async () => {
+    expect(await read('docs/guides/offline.md')).toContain(
+      `\`\`\`sh\n${await read('docs/examples/bundle.sh')}\`\`\``,
+    );
+  });
+
   it('show the OpenFeature examples as they are run', async () => {
     for (const example of ['openfeature', 'openfeature-web']) {
       expect(await read('docs/guides/openfeature.md')).toContain(

@@ -11,6 +11,8 @@ import type { IngestorRecord } from './ingestor-record.js';
 import { Ledger, type SetAside } from './ledger.js';
 
 const LOOK_EVERY_MS = 500;
+/** Looks at a directory of a thousand environments take no more than a twentieth of a core. */
+const REST_AFTER_LOOK = 20;
 /** Whoever copies files pauses for less. */
 const SETTLED_MS = 3000;
 /** The part of the record that is about the directory. */
@@ -83,6 +85,7 @@ export class BundleIngestor implements Leader {
     const { lookEveryMs = LOOK_EVERY_MS } = this.options;
     let following: Promise<void> | undefined;
     while (!leading.aborted) {
+      const begunAt = performance.now();
       try {
         if (!following) {
           await this.ledger.load();
@@ -96,7 +99,7 @@ export class BundleIngestor implements Leader {
         // The log is away, or somebody else writes to it: what differs is found again at the next look.
         this.fails(String(error), lookEveryMs);
       }
-      await pause(lookEveryMs, leading);
+      await pause(Math.max(lookEveryMs, REST_AFTER_LOOK * (performance.now() - begunAt)), leading);
     }
     await following;
     this.record.stopped();

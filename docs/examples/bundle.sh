@@ -1,0 +1,8 @@
+# What the log says, as a folder. The relay is stopped, and DATA_DIR is its own.
+npx ff-relay export --into config
+
+# The same as it was at a time, or after a fact.
+npx ff-relay export --into earlier --at 17
+
+# A control plane of the same environments and SDK keys. PROXY_KEY is the one that the relays have.
+npx ff-relay import --from config --into control-plane-data
