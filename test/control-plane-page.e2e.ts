@@ -117,6 +117,58 @@ const cell = (page: Page, flag: string, environment: string) =>
   page.getByRole('cell').filter({ has: toggle(page, flag, environment) });
 
 describe('The page of the control plane', () => {
+  it('shows one project of several, and any of them on demand; and none where there is none', async () => {
+    const { url, admin } = await start({ DEMO_DATA: 'false' });
+    const page = await openPage(url);
+    await live(page);
+    await page.getByText('No flags yet').waitFor(SOON);
+    const flag = (feature: string, project: string) => ({
+      feature,
+      project,
+      environment: 'live',
+      kind: 'boolean',
+      state: 'off',
+      variations: [
+        { identifier: 'true', value: 'true' },
+        { identifier: 'false', value: 'false' },
+      ],
+      offVariation: 'false',
+      defaultServe: { variation: 'true' },
+      version: 1,
+    });
+    const environment = (id: string, project: string, feature: string) => ({
+      id,
+      project,
+      identifier: 'live',
+      apiKeys: [],
+      flags: [flag(feature, project)],
+      segments: [],
+    });
+    const imported = await fetch(`${url}/cf/admin/import`, {
+      method: 'POST',
+      headers: { 'x-api-key': TOKEN, 'content-type': 'application/vnd.ff-relay.bundle+json' },
+      body: JSON.stringify({
+        account: 'acme',
+        organization: 'default',
+        proxyKey: { identifier: 'relay', hash: '0'.repeat(64), isNew: false },
+        environments: [environment('e1', 'bank', 'loans'), environment('e2', 'shop', 'baskets')],
+      }),
+    });
+    expect(imported.status).toBe(200);
+    await shows(page, 'loans', 'live', 'off');
+    expect(await page.getByRole('switch').count()).toBe(1);
+    await page.getByRole('combobox', { name: 'Project' }).selectOption('shop (acme)');
+    await shows(page, 'baskets', 'live', 'off');
+    expect(await page.getByRole('switch').count()).toBe(1);
+    await toggle(page, 'baskets', 'live').click();
+    await shows(page, 'baskets', 'live', 'on');
+    const scope = 'accountIdentifier=acme&orgIdentifier=default&environmentIdentifier=live';
+    const { envProperties } = await admin('GET', `/features/baskets?${scope}&projectIdentifier=shop`);
+    expect(envProperties).toMatchObject({ state: 'on', version: 2 });
+    await page.reload();
+    await shows(page, 'baskets', 'live', 'on');
+  });
+
   it('shows each flag in each environment, with what it serves', async () => {
     const { url } = await start();
     const page = await openPage(url);

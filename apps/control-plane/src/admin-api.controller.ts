@@ -464,8 +464,8 @@ function environmentProperties({ flag, modifiedAt }: StoredFlag) {
     modifiedAt,
     offVariation: flag.offVariation,
     defaultServe: flag.defaultServe,
-    rules: flag.rules,
-    variationMap: flag.variationToTargetMap,
+    rules: flag.rules ?? [],
+    variationMap: flag.variationToTargetMap ?? [],
     pipelineConfigured: false,
   };
 }

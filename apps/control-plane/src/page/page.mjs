@@ -161,13 +161,23 @@ async function readCountsOf(environmentIdentifier) {
 
 async function readEverything() {
   scope = {};
-  const [project] = await everyPage('/projects', {}, (page) => page.projects);
-  scope = {
-    accountIdentifier: project.accountIdentifier,
-    orgIdentifier: project.orgIdentifier,
-    projectIdentifier: project.identifier,
-  };
-  byId('project').textContent = `Project ${project.name}`;
+  const projects = await everyPage('/projects', {}, (page) => page.projects);
+  const scopes = projects.map(({ accountIdentifier, orgIdentifier, identifier }) => ({
+    accountIdentifier,
+    orgIdentifier,
+    projectIdentifier: identifier,
+  }));
+  const chosen = Math.max(
+    0,
+    scopes.findIndex((each) => `?${new URLSearchParams(each)}` === location.search),
+  );
+  offer(projects, scopes, chosen);
+  if (projects.length === 0) {
+    layOut([]);
+    show();
+    return;
+  }
+  scope = scopes[chosen];
   const found = await everyPage('/environments', {}, (page) => page.environments);
   if (JSON.stringify(found) !== JSON.stringify(environments)) layOut(found);
   const identifiers = environments.map(({ identifier }) => identifier);
@@ -311,6 +321,31 @@ function setText(node, text) {
 }
 
 /** Starts the table over, with a column per environment. */
+/** Each project has its own address, so that nothing of one is on its way when another is shown. */
+function offer(projects, scopes, chosen) {
+  const isChoice = projects.length > 1;
+  byId('project').hidden = isChoice;
+  byId('project').textContent = projects.length === 1 ? `Project ${projects[0].name}` : '';
+  const select = byId('projects');
+  select.hidden = !isChoice;
+  const offered = JSON.stringify(scopes);
+  if (select.dataset.offered === offered) return;
+  select.dataset.offered = offered;
+  select.replaceChildren(
+    ...projects.map(({ name, accountIdentifier }, index) =>
+      element(
+        'option',
+        { value: String(new URLSearchParams(scopes[index])) },
+        `${name} (${accountIdentifier})`,
+      ),
+    ),
+  );
+  select.selectedIndex = chosen;
+}
+byId('projects').addEventListener('change', ({ target }) => {
+  location.search = target.value;
+});
+
 function layOut(found) {
   environments = found;
   rows.clear();
