@@ -568,6 +568,10 @@ describe('ff-relay', () => {
       'events follow',
       'diff',
       'replay',
+      'export',
+      'import',
+      'metrics parked',
+      'metrics resend',
       'completion',
     ];
     const helps = await Promise.all(commands.map((command) => done([...command.split(' '), '--help'])));
