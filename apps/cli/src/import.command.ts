@@ -12,10 +12,10 @@ import { argument } from './argument.js';
 
 const EXAMPLES = `
 Examples:
-  PROXY_KEY=… ff-relay import --from ./config --into ./control-plane-data
-  PROXY_KEY=… ADMIN_TOKEN=… ff-relay import --from ./config --into http://localhost:7100
+  ff-relay import --from ./config --into ./control-plane-data
+  ADMIN_TOKEN=… ff-relay import --from ./config --into http://localhost:7100
 
-Environments keep their ids, flags their versions, and SDKs their keys. With PROXY_KEY relays keep theirs too: point
+Environments keep their ids, flags their versions, and SDKs their keys. With PROXY_KEY set, relays keep theirs too: point
 CLIENT_SERVICE and METRIC_SERVICE at the control plane. Without it, a new proxy key is made and shown once.`;
 
 /** What Harness calls the organization that everybody has. */
