@@ -481,7 +481,7 @@ describe('ff-relay over a service set', () => {
     await redis.config('SET', 'maxmemory-policy', 'allkeys-lru');
     const said = await done(['check'], settings);
     expect(said).toMatch(
-      /^ok {4}nats +NATS \S+ runs JetStream and lets the relay make FF_FACTS, FF_CHANGES, FF_METRICS$/m,
+      /^ok {4}nats +NATS \S+ runs JetStream and lets the relay make FF_FACTS, FF_CHANGES, FF_METRICS, FF_METRICS_PARKED$/m,
     );
     expect(said).toMatch(/^warn  nats +A power failure can take facts/m);
     expect(said).toMatch(/^ok {4}redis +answers, and holds 0 environments$/m);
