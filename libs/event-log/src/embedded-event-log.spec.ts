@@ -60,6 +60,33 @@ describe('A reader of an embedded log', () => {
     await reader.close();
   });
 
+  it('sees what waits and what is parked as the log that is written does, and takes nothing out', async () => {
+    const log = await EmbeddedEventLog.open(folder, { metrics: { keepForMs: 3_600_000, keepBytes: 3000 } });
+    const metrics = (id: string) => log.append('FF_METRICS', { subject: 'm', id, body: id.repeat(1000) });
+    for (const id of ['1', '2', '3', '4']) await metrics(id);
+    const park = (id: string) => log.append('FF_METRICS_PARKED', { subject: `p.${id}`, id, body: id });
+    const position = await park('ä');
+
+    const reader = await EmbeddedEventLog.reader(folder);
+    expect(await reader.backlog()).toMatchObject({ messages: 3, bytes: 3000, dropped: 1 });
+    expect(await reader.backlog('FF_METRICS_PARKED')).toMatchObject({ messages: 1, bytes: 2, dropped: 0 });
+    await park('b');
+    const read: string[] = [];
+    for await (const messages of reader.latest('FF_METRICS_PARKED', 'p.'))
+      read.push(...messages.map(({ body }) => body));
+    for await (const messages of reader.history('FF_METRICS_PARKED', 'p.b'))
+      read.push(...messages.map(({ body }) => body));
+    for await (const messages of reader.tail('FF_METRICS_PARKED', position, AbortSignal.timeout(10_000))) {
+      read.push(...messages.map(({ body }) => body));
+      break;
+    }
+    expect(read).toEqual(['ä', 'b', 'b', 'b']);
+    await expect(reader.remove('FF_METRICS_PARKED', position)).rejects.toThrow('readonly');
+    expect(await log.backlog('FF_METRICS_PARKED')).toMatchObject({ messages: 2, bytes: 3 });
+    await reader.close();
+    await log.close();
+  });
+
   it('ends when the log is removed', async () => {
     await (await EmbeddedEventLog.open(folder)).close();
     const reader = await EmbeddedEventLog.reader(folder);

@@ -94,7 +94,7 @@ class LogFile {
   private readonly statements = new Map<string, StatementSync>();
   private readonly tables = new Map<string, StreamSettings>();
   private trimmedAt = 0;
-  /** The bytes in each stream with bounds. */
+  /** The bytes in each stream with bounds. Of a reader nothing: it keeps no bounds. */
   private bytes = new Map<string, number>();
 
   constructor(database: DatabaseSync, streams: readonly StreamSettings[]) {
@@ -127,7 +127,7 @@ class LogFile {
         );
       }
       if (keepBytes !== undefined) {
-        this.bytes.set(name, this.number(`SELECT sum(octet_length(body)) AS n FROM ${name}`));
+        this.bytes.set(name, this.bytesIn(name));
       }
     }
   }
@@ -287,7 +287,7 @@ class LogFile {
         );
       case 'backlog':
         return {
-          bytes: this.bytes.get(table) ?? 0,
+          bytes: this.bytes.get(table) ?? this.bytesIn(table),
           dropped: this.dropped(table),
           messages: this.number(`SELECT count(*) AS n FROM ${table}`),
           oldest: this.sql(`SELECT time FROM ${table} ORDER BY sequence LIMIT 1`).get()?.['time'],
@@ -334,6 +334,10 @@ class LogFile {
     return this.sql(sql)
       .all(parameter)
       .map((row) => Number(row['sequence']));
+  }
+
+  private bytesIn(stream: string): number {
+    return this.number(`SELECT sum(octet_length(body)) AS n FROM ${stream}`);
   }
 
   private number(sql: string, ...parameters: string[]): number {
