@@ -9,13 +9,15 @@ import {
   reportBody,
   reportSubject,
 } from '#libs/domain';
-import type { EventLog, LoggedMessage } from '#libs/event-log';
+import { EmbeddedEventLog, type EventLog, type LoggedMessage } from '#libs/event-log';
 
-import { counted } from './outcome.js';
+import { CommandFailed, counted } from './outcome.js';
 import { showingProgress } from './progress.js';
-import { withLog } from './services.js';
+import { readingLog, withLog } from './services.js';
+import { print, printable } from './terminal.js';
 
 const STREAM = 'FF_METRICS_PARKED';
+const NOTHING_TO_SEND = 'Nothing is parked that could be sent again.';
 
 const EXAMPLES = `
 Examples:
@@ -40,8 +42,7 @@ export function addMetrics(program: Command): void {
     .command('metrics')
     .summary('see and send again evaluation counts that the upstream refused')
     .description(
-      'Counts that the upstream will not take are parked in the log, with its answer, for 30 days and up to 256 MiB.\n' +
-        'A relay in one process has to be stopped for it, since its log belongs to one process.',
+      'Counts that the upstream will not take are parked in the log, with its answer, for 30 days and up to 256 MiB.',
     )
     .addHelpText('after', EXAMPLES);
   metrics
@@ -56,24 +57,33 @@ export function addMetrics(program: Command): void {
     .command('resend')
     .description(
       'Puts what is parked back into the queue of the metrics-forwarder. What is refused once more is parked again.\n' +
-        'One that was interrupted may be called again: then one message may be counted twice.',
+        'One that was interrupted may be called again: then one message may be counted twice.\n' +
+        'A relay in one process has to be stopped for it, since its log is written by one process.',
     )
     .option('--environment <id>', 'only of this environment')
     .action(resend);
 }
 
 async function list({ environment, json }: Options): Promise<void> {
-  await withLog(new RelayConfig(process.env, []), async (log) => {
-    const all: Parked[] = [];
-    for await (const some of read(log, environment)) all.push(...some);
-    console.log(json ? JSON.stringify(all.map(inJson), undefined, 2) : inWords(all));
+  await readingLog(new RelayConfig(process.env, []), async (log) => {
+    if (json) await printJson(log, environment);
+    else print(await inWords(log, environment));
   });
 }
 
 async function resend({ environment }: Options): Promise<void> {
-  await withLog(new RelayConfig(process.env, []), async (log) => {
+  const config = new RelayConfig(process.env, []);
+  const { messages: all } = await readingLog(config, (log) => log.backlog(STREAM));
+  if (all === 0) return print(NOTHING_TO_SEND);
+  const holder = config.natsUrl === undefined ? EmbeddedEventLog.holder(config.dataDir) : undefined;
+  if (holder !== undefined) {
+    throw new CommandFailed(
+      `The log in DATA_DIR ${config.dataDir} is written by ${holder}, and by nobody else while that runs. ` +
+        'Stop that relay, call this again, then start it: what is parked stays parked, and SDKs keep their counts meanwhile.',
+    );
+  }
+  await withLog(config, async (log) => {
     let [messages, evaluations, unreadable] = [0, 0, 0];
-    const { messages: all } = await log.backlog(STREAM);
     await showingProgress('Sending again', async (progress) => {
       for await (const some of read(log, environment)) {
         for (const { at, parked } of some) {
@@ -92,13 +102,13 @@ async function resend({ environment }: Options): Promise<void> {
         }
       }
     });
-    console.log(
+    print(
       messages === 0
-        ? 'Nothing is parked that could be sent again.'
+        ? NOTHING_TO_SEND
         : `${counted(messages, 'message')} with ${counted(evaluations, 'evaluation')} will be sent again by the metrics-forwarder.`,
     );
     if (unreadable > 0)
-      console.log(
+      print(
         `${counted(unreadable, 'message')} that nobody can read stayed: see ff-relay metrics parked --json`,
       );
   });
@@ -111,24 +121,46 @@ async function* read(log: EventLog, environment: string | undefined): AsyncItera
   }
 }
 
-function inJson({ at, parked }: Parked): object {
-  return { parkedAt: new Date(at.time).toISOString(), ...parked };
+/** One after the other: what is parked may be more than fits in memory. */
+async function printJson(log: EventLog, environment: string | undefined): Promise<void> {
+  let isFirst = true;
+  for await (const some of read(log, environment)) {
+    for (const { at, parked } of some) {
+      print(
+        `${isFirst ? '[' : ','}${JSON.stringify({ parkedAt: new Date(at.time).toISOString(), ...parked })}`,
+      );
+      isFirst = false;
+    }
+  }
+  print(isFirst ? '[]' : ']');
 }
 
-function inWords(all: readonly Parked[]): string {
-  if (all.length === 0) return 'Nothing is parked.';
-  const groups = Map.groupBy(all, ({ parked }) => `${parked.environment}: ${parked.reason}`);
-  const lines = [...groups].map(([name, group]) => {
-    const since = new Date(Math.min(...group.map(({ at }) => at.time))).toISOString();
-    return `  ${name}\n    ${totalOf(group)}, since ${since}`;
-  });
-  return [`Parked: ${totalOf(all)}`, ...lines, 'Send it again with: ff-relay metrics resend'].join('\n');
+interface Tally {
+  messages: number;
+  evaluations: number;
 }
 
-function totalOf(all: readonly Parked[]): string {
-  const evaluations = all.reduce(
-    (sum, { parked }) => sum + (parked.report ? evaluationsIn(parked.report) : 0),
-    0,
+async function inWords(log: EventLog, environment: string | undefined): Promise<string> {
+  const all: Tally = { messages: 0, evaluations: 0 };
+  const groups = new Map<string, Tally & { readonly since: number }>();
+  for await (const some of read(log, environment)) {
+    for (const { at, parked } of some) {
+      const name = `${printable(parked.environment)}: ${printable(parked.reason)}`;
+      const group = groups.get(name) ?? { messages: 0, evaluations: 0, since: at.time };
+      groups.set(name, group);
+      for (const tally of [all, group]) {
+        tally.messages++;
+        tally.evaluations += parked.report ? evaluationsIn(parked.report) : 0;
+      }
+    }
+  }
+  if (all.messages === 0) return 'Nothing is parked.';
+  const lines = [...groups].map(
+    ([name, group]) => `  ${name}\n    ${textOf(group)}, since ${new Date(group.since).toISOString()}`,
   );
-  return `${counted(all.length, 'message')} with ${counted(evaluations, 'evaluation')}`;
+  return [`Parked: ${textOf(all)}`, ...lines, 'Send it again with: ff-relay metrics resend'].join('\n');
+}
+
+function textOf({ messages, evaluations }: Tally): string {
+  return `${counted(messages, 'message')} with ${counted(evaluations, 'evaluation')}`;
 }
