@@ -26,9 +26,11 @@ const WELL = {
   gateway: { ready: true, position, environments: 2, streams: 5, log: 'reachable', store: 'reachable' },
   'metrics-forwarder': {
     ready: true,
-    backlog: { messages: 2, bytes: 10, oldestMs: 5000 },
+    backlog: { messages: 2, bytes: 10, oldestMs: 5000, dropped: 0 },
     waiting: [],
-    refused: { messages: 0 },
+    parked: { messages: 0, bytes: 0, dropped: 0, reasons: [] },
+    isSending: true,
+    unsentEvaluations: 0,
   },
 };
 const problems = (changes: object) =>
@@ -65,7 +67,11 @@ describe('The status of a relay', () => {
       'metrics-forwarder': {
         ready: true,
         waiting: [{ environment: 'dev', failures: 1, until: new Date(NOW + 61_000).toISOString() }],
-        refused: { messages: 1 },
+        parked: {
+          messages: 1,
+          oldestMs: 120_000,
+          reasons: [{ environment: 'dev', reason: 'the answer was\u001b 404', messages: 1, evaluations: 7 }],
+        },
       },
     });
     expect(said).toEqual([
@@ -74,7 +80,28 @@ describe('The status of a relay', () => {
       'gateway the store cannot be reached',
       'metrics-forwarder the upstream takes no counts of dev; next try in 1 min',
       'gateway BYPASS_AUTH is on: whoever reaches it reads all',
-      'metrics-forwarder 1 message set aside that the upstream refuses',
+      'metrics-forwarder parked, since the upstream refused it: 1 message of counts, the oldest for 2 min. See ff-relay metrics parked; once the reason is gone, ff-relay metrics resend',
+      'metrics-forwarder parked of dev: 1 message with 7 evaluations: the answer was\\u001b 404',
+    ]);
+  });
+
+  it('says which counts were lost to the bounds, and that they are dropped where that is asked for', () => {
+    expect(
+      problems({
+        gateway: { ...WELL.gateway, countsAreDropped: true, unsentEvaluations: 1 },
+        'metrics-forwarder': {
+          ready: true,
+          backlog: { messages: 0, dropped: 3 },
+          parked: { messages: 0, dropped: 1 },
+          isSending: false,
+          unsentEvaluations: 20,
+        },
+      }),
+    ).toEqual([
+      'gateway counts are taken and dropped (METRIC_POST_DURATION=0 or OFFLINE): 1 evaluation so far',
+      'metrics-forwarder dropped so far, too old or too many: 3 messages of counts that waited (METRICS_MAX_AGE, METRICS_MAX_BYTES)',
+      'metrics-forwarder dropped so far, too old or too many: 1 message of counts that were parked (for 30 days, up to 256 MiB)',
+      'metrics-forwarder counts are taken and dropped (METRIC_POST_DURATION=0 or OFFLINE): 20 evaluations so far',
     ]);
   });
 

@@ -34,6 +34,8 @@ const gateway = z.looseObject({
   streams: z.number().default(0),
   upstream: upstream.optional(),
   bypassAuth: z.boolean().default(false),
+  countsAreDropped: z.boolean().default(false),
+  unsentEvaluations: z.number().default(0),
   workers: z
     .array(
       z.looseObject({
@@ -45,10 +47,30 @@ const gateway = z.looseObject({
     )
     .optional(),
 });
+const waitingMessages = z.looseObject({
+  messages: z.number().default(0),
+  oldestMs: z.number().optional(),
+  dropped: z.number().default(0),
+});
 const forwarder = z.looseObject({
-  backlog: z.looseObject({ messages: z.number(), oldestMs: z.number().optional() }).optional(),
+  backlog: waitingMessages.optional(),
   waiting: z.array(z.looseObject({ environment: z.string(), until: z.string() })).default([]),
-  refused: z.looseObject({ messages: z.number() }).optional(),
+  parked: waitingMessages
+    .extend({
+      reasons: z
+        .array(
+          z.looseObject({
+            environment: z.string(),
+            reason: z.string(),
+            messages: z.number(),
+            evaluations: z.number(),
+          }),
+        )
+        .default([]),
+    })
+    .optional(),
+  isSending: z.boolean().default(true),
+  unsentEvaluations: z.number().default(0),
 });
 
 export interface Status {
@@ -98,24 +120,31 @@ export function problemsIn({ parts }: Status, now: number): readonly Problem[] {
         break;
       }
       case 'gateway': {
-        const { bypassAuth, workers = [] } = gateway.parse(said);
+        const { bypassAuth, countsAreDropped, unsentEvaluations, workers = [] } = gateway.parse(said);
         for (const { worker, ready, notReadyBecause, state } of workers)
           if (!ready) failing.push({ part: name, what: `worker ${worker}: ${notReadyBecause ?? state}` });
         if (bypassAuth) notable.push({ part: name, what: 'BYPASS_AUTH is on: whoever reaches it reads all' });
+        if (countsAreDropped) notable.push({ part: name, what: unsentText(unsentEvaluations) });
         break;
       }
       case 'metrics-forwarder': {
-        const { waiting, refused } = forwarder.parse(said);
+        const { backlog, waiting, parked, isSending, unsentEvaluations } = forwarder.parse(said);
         for (const { environment, until } of waiting)
           failing.push({
             part: name,
             what: `the upstream takes no counts of ${printable(environment)}; next try ${untilText(Date.parse(until), now)}`,
           });
-        if (refused && refused.messages > 0)
-          notable.push({
-            part: name,
-            what: `${counted(refused.messages, 'message')} set aside that the upstream refuses`,
-          });
+        for (const what of parkedTexts(parked)) notable.push({ part: name, what });
+        for (const [what, dropped = 0] of [
+          ['waited (METRICS_MAX_AGE, METRICS_MAX_BYTES)', backlog?.dropped],
+          ['were parked (for 30 days, up to 256 MiB)', parked?.dropped],
+        ] as const)
+          if (dropped > 0)
+            notable.push({
+              part: name,
+              what: `dropped so far, too old or too many: ${counted(dropped, 'message')} of counts that ${what}`,
+            });
+        if (!isSending) notable.push({ part: name, what: unsentText(unsentEvaluations) });
         break;
       }
     }
@@ -141,6 +170,24 @@ function failuresOf(
       what: `${counted(aside.length, 'entity', 'entities')} set aside that the log does not take`,
     });
   return failures;
+}
+
+function parkedTexts(parked: z.infer<typeof forwarder>['parked']): readonly string[] {
+  if (!parked || parked.messages === 0) return [];
+  const { messages, oldestMs, reasons } = parked;
+  const since = oldestMs === undefined ? '' : `, the oldest for ${span(oldestMs)}`;
+  return [
+    `parked, since the upstream refused it: ${counted(messages, 'message')} of counts${since}. ` +
+      'See ff-relay metrics parked; once the reason is gone, ff-relay metrics resend',
+    ...reasons.map(
+      ({ environment, reason, messages: some, evaluations }) =>
+        `parked of ${printable(environment)}: ${counted(some, 'message')} with ${counted(evaluations, 'evaluation')}: ${printable(reason)}`,
+    ),
+  ];
+}
+
+function unsentText(evaluations: number): string {
+  return `counts are taken and dropped (METRIC_POST_DURATION=0 or OFFLINE): ${counted(evaluations, 'evaluation')} so far`;
 }
 
 function untilText(time: number, now: number): string {

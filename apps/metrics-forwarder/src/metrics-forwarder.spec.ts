@@ -9,8 +9,10 @@ import fc from 'fast-check';
 
 import {
   type MetricsReport,
+  parkedBody,
   parkedIn,
   type ParkedReport,
+  parkedSubject,
   type Position,
   reportBody,
   reportSubject,
@@ -41,6 +43,7 @@ class Queue {
 
   readonly parked = new Map<string, ParkedReport>();
   parkingFails: Error | undefined;
+  parkedReads = 0;
   /** What `backlog` says that the bounds cost. */
   dropped = 0;
 
@@ -75,6 +78,12 @@ class Queue {
   async backlog(stream?: StreamName) {
     const messages = stream === 'FF_METRICS_PARKED' ? this.parked.size : this.waiting.length;
     return { messages, bytes: 0, dropped: this.dropped };
+  }
+
+  /** All that is parked, in portions of one. */
+  async *latest() {
+    this.parkedReads++;
+    for (const parked of this.parked.values()) yield [{ body: parkedBody(parked, NOON) }];
   }
 
   private taken(message: NewMessage): Taken {
@@ -492,6 +501,34 @@ describe('Counts that the upstream will not take', () => {
       { environment: DEV, text: 'noise', reason: expect.stringContaining('not JSON') },
       { environment: DEV, text: 'more noise' },
     ]);
+  });
+
+  it('are told of by environment and reason, also those of before, and read again only when they change', async () => {
+    jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance'] });
+    const put = (one: ParkedReport) => void queue.parked.set(parkedSubject(one), one);
+    const park = (id: string, environment: string, reason: string) =>
+      put({ id, environment, reason, report: counted('a', 3, environment) });
+    const reasons = async (forwarder: MetricsForwarder) => {
+      await jest.advanceTimersByTimeAsync(60_000);
+      return (forwarder.status()['parked'] as { reasons: unknown }).reasons;
+    };
+    park('1', DEV, 'no');
+    park('2', PROD, 'gone');
+    park('3', PROD, 'gone');
+    put({ id: '4', environment: PROD, reason: 'not JSON', text: 'noise' });
+    const forwarder = start();
+    expect(await reasons(forwarder)).toEqual([
+      { environment: PROD, reason: 'gone', messages: 2, evaluations: 6 },
+      { environment: DEV, reason: 'no', messages: 1, evaluations: 3 },
+      { environment: PROD, reason: 'not JSON', messages: 1, evaluations: 0 },
+    ]);
+    expect(queue.parkedReads).toBe(1);
+    for (let i = 0; i < 1100; i++) park(`many-${i}`, DEV, `reason ${i % 30}`);
+    expect(await reasons(forwarder)).toHaveLength(20);
+    expect(queue.parkedReads).toBe(2);
+    queue.parked.clear();
+    expect(await reasons(forwarder)).toEqual([]);
+    expect(queue.parkedReads).toBe(2);
   });
 
   it('stay in the queue when they cannot be parked', async () => {

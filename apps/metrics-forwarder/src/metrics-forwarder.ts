@@ -11,6 +11,7 @@ import {
   merge,
   type MetricsReport,
   parkedBody,
+  parkedIn,
   type ParkedReport,
   parkedSubject,
   reportBody,
@@ -42,11 +43,16 @@ const POSTS_AT_A_TIME = 8;
 const KEEP_INTERVAL_MS = 10_000;
 /** What cannot be parked comes again after so long. */
 const PARK_RETRY_MS = 60_000;
-const WHY_DROPPED = 'they waited too long or were too many (METRICS_MAX_AGE, METRICS_MAX_BYTES)';
+const BOUNDS = {
+  FF_METRICS: 'METRICS_MAX_AGE, METRICS_MAX_BYTES',
+  FF_METRICS_PARKED: '30 days, 256 MiB',
+};
 const LOG_RETRY_MS = 1000;
 /** How often the log is told again that a message is done: for about as long as the message is out. */
 const LATE_TRIES = 30;
 const BACKLOG_INTERVAL_MS = 5000;
+/** How much of what is parked is read to say why, at most how often, and how many of the reasons are shown. */
+const PARKED = { messages: 1000, characters: 16 * 1024 * 1024, everyMs: 30_000, reasons: 20 };
 const REMEMBERED_MESSAGES = 20_000;
 /** Refusals by what a post says, of which another post may be free. */
 const ABOUT_CONTENT = new Set([400, 413, 422]);
@@ -77,6 +83,14 @@ interface Window {
   /** What is to be posted. */
   readonly sum: Sum;
   readonly timer: NodeJS.Timeout;
+}
+
+/** How much is parked of an environment for one reason. */
+interface ParkedFor {
+  readonly environment: string;
+  readonly reason: string;
+  messages: number;
+  evaluations: number;
 }
 
 /** No post was made, since the upstream gave no token. */
@@ -124,6 +138,9 @@ export class MetricsForwarder {
   private parked: Backlog | undefined;
   private lastPost: object | undefined;
   private lastParked: object | undefined;
+  private parkedFor: readonly ParkedFor[] = [];
+  /** What was parked when `parkedFor` was read, and when that was. */
+  private parkedThen: { readonly seen: string; readonly atMs: number } | undefined;
   /** Evaluations, since the settings say so. */
   private unsentEvaluations = 0;
 
@@ -150,7 +167,9 @@ export class MetricsForwarder {
 
   start(): void {
     if (this.options.windowMs === 0)
-      this.logger.warn('METRIC_POST_DURATION is 0: evaluation counts are taken from the log and dropped');
+      this.logger.warn(
+        'METRIC_POST_DURATION is 0, or OFFLINE is on: evaluation counts are taken from the log and dropped',
+      );
     this.timers.push(
       setInterval(() => this.keepAll(), KEEP_INTERVAL_MS),
       setInterval(() => void this.lookAtBacklog(), BACKLOG_INTERVAL_MS),
@@ -183,7 +202,7 @@ export class MetricsForwarder {
       held: this.held.size,
       lastPost: this.lastPost,
       waiting,
-      parked: { ...this.parked, last: this.lastParked },
+      parked: { ...this.parked, last: this.lastParked, reasons: this.parkedFor },
       isSending: this.options.windowMs > 0,
       unsentEvaluations: this.unsentEvaluations,
     };
@@ -493,7 +512,7 @@ export class MetricsForwarder {
       const more = before && backlog ? backlog.dropped - before.dropped : 0;
       if (more > 0)
         this.logger.error(
-          `${more} messages with evaluation counts were dropped from ${stream}: ${WHY_DROPPED}`,
+          `${more} messages with evaluation counts were dropped from ${stream}, too old or too many (${BOUNDS[stream]})`,
         );
       return backlog;
     };
@@ -501,6 +520,36 @@ export class MetricsForwarder {
       look('FF_METRICS', this.backlog),
       look('FF_METRICS_PARKED', this.parked),
     ]);
+    await this.lookAtParked(this.parked).catch(() => (this.parkedThen = undefined));
+  }
+
+  /** Why what is parked is parked. It may be much, so it is read when it has changed, and not at once again. */
+  private async lookAtParked(parked: Backlog | undefined): Promise<void> {
+    if (!parked) return;
+    const seen = `${parked.messages} ${parked.bytes} ${parked.dropped}`;
+    const [now, then] = [Date.now(), this.parkedThen];
+    if (parked.messages > 0 && then && (then.seen === seen || now - then.atMs < PARKED.everyMs)) return;
+    this.parkedThen = parked.messages > 0 ? { seen, atMs: now } : undefined;
+    this.parkedFor = parked.messages > 0 ? await this.readParked() : [];
+  }
+
+  private async readParked(): Promise<readonly ParkedFor[]> {
+    const read = new Map<string, ParkedFor>();
+    let [messages, characters] = [0, 0];
+    for await (const some of this.log.latest('FF_METRICS_PARKED')) {
+      for (const { body } of some) {
+        const { environment, reason, report } = parkedIn(body);
+        const key = JSON.stringify([environment, reason]);
+        const known = read.get(key) ?? { environment, reason, messages: 0, evaluations: 0 };
+        known.messages++;
+        known.evaluations += report ? evaluationsIn(report) : 0;
+        read.set(key, known);
+        messages++;
+        characters += body.length;
+      }
+      if (messages >= PARKED.messages || characters >= PARKED.characters) break;
+    }
+    return [...read.values()].toSorted((a, b) => b.messages - a.messages).slice(0, PARKED.reasons);
   }
 }
 
