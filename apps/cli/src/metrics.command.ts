@@ -19,10 +19,12 @@ import { print, printable } from './terminal.js';
 const STREAM = 'FF_METRICS_PARKED';
 const NOTHING_TO_SEND = 'Nothing is parked that could be sent again.';
 
-const EXAMPLES = `
+const LIST_EXAMPLES = `
 Examples:
   ff-relay metrics parked                 what the upstream refused, and why
-  ff-relay metrics parked --json | jq '.[].reason'
+  ff-relay metrics parked --json | jq '.[].reason'`;
+const RESEND_EXAMPLES = `
+Examples:
   ff-relay metrics resend                 send all of it again, once the reason is gone
   ff-relay metrics resend --environment 10000000-0000-4000-8000-000000000001`;
 
@@ -43,8 +45,7 @@ export function addMetrics(program: Command): void {
     .summary('see and send again evaluation counts that the upstream refused')
     .description(
       'Counts that the upstream will not take are parked in the log, with its answer, for 30 days and up to 256 MiB.',
-    )
-    .addHelpText('after', EXAMPLES);
+    );
   metrics
     .command('parked')
     .description(
@@ -52,6 +53,7 @@ export function addMetrics(program: Command): void {
     )
     .option('--environment <id>', 'only of this environment')
     .option('--json', 'as JSON')
+    .addHelpText('after', LIST_EXAMPLES)
     .action(list);
   metrics
     .command('resend')
@@ -61,6 +63,7 @@ export function addMetrics(program: Command): void {
         'A relay in one process has to be stopped for it, since its log is written by one process.',
     )
     .option('--environment <id>', 'only of this environment')
+    .addHelpText('after', RESEND_EXAMPLES)
     .action(resend);
 }
 

@@ -138,6 +138,7 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
     @Inject(UpstreamLoss) private readonly loss: UpstreamLoss,
     @Inject(UpstreamStatus) private readonly upstream: UpstreamStatus,
     @Inject(TargetForwarder) private readonly targets: TargetForwarder | undefined,
+    @Inject(MetricsIntake) private readonly intake: MetricsIntake,
     @Inject(StatusBoard) private readonly board: StatusBoard,
     @Inject(RelayConfig) private readonly config: RelayConfig,
     @Inject(GatewayTelemetry) private readonly telemetry: GatewayTelemetry,
@@ -149,7 +150,7 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
       ...this.views.status(),
       ...this.unready(),
       ...(this.config.bypassAuth && { bypassAuth: true }),
-      ...(this.config.metricPostDurationMs === 0 && { countsAreDropped: true }),
+      ...this.intake.status(),
       streams: this.hub.openStreams,
       upstream: this.upstream.snapshot(),
       ...(this.targets && { targets: this.targets.status() }),
@@ -187,13 +188,14 @@ export class GatewayModule implements OnApplicationBootstrap, OnModuleDestroy {
   }
 
   private warn(): void {
-    const { bypassAuth, formerAuthSecrets, metricPostDurationMs } = this.config;
+    const { bypassAuth, formerAuthSecrets, metricPostDurationMs, offline } = this.config;
     const logger = new Logger('Gateway');
     if (bypassAuth) {
       logger.warn('BYPASS_AUTH is on: whoever reaches the SDK port may read every environment of this relay');
     }
     if (metricPostDurationMs === 0) {
-      logger.warn('METRIC_POST_DURATION is 0: evaluation counts of SDKs are taken and dropped');
+      const why = offline ? 'OFFLINE is on' : 'METRIC_POST_DURATION is 0';
+      logger.warn(`${why}: evaluation counts of SDKs are taken and dropped`);
     }
     if (formerAuthSecrets.some(({ length }) => length < 32)) {
       logger.warn(

@@ -213,6 +213,8 @@ describe('The intake of counts', () => {
     await expect(intake.take(DEV, Readable.from([Buffer.from('noise')]))).rejects.toEqual(refusedWith(400));
     expect(messages).toEqual([]);
     expect(await telemetry.page()).toContain('\nff_relay_metrics_unsent_evaluations_total 3\n');
+    expect(intake.status()).toEqual({ countsAreDropped: true, unsentEvaluations: 3 });
+    expect(given().intake.status()).toEqual({});
   });
 
   it('takes what says nothing, and leaves it at that', async () => {

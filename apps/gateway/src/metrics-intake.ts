@@ -39,6 +39,7 @@ export class MetricsIntake {
   private readonly bodyLimitBytes: number;
   private readonly isKeeping: boolean;
   private held = 0;
+  private unsentEvaluations = 0;
   /** Environments whose SDKs sent what cannot be used. */
   private readonly told = new Set<string>();
 
@@ -50,6 +51,11 @@ export class MetricsIntake {
     this.appends = new SharedAppends(log, patienceMs);
     this.bodyLimitBytes = bodyLimitBytes;
     this.isKeeping = isKeeping;
+  }
+
+  /** Nothing, unless counts are dropped. */
+  status(): { readonly countsAreDropped?: true; readonly unsentEvaluations?: number } {
+    return this.isKeeping ? {} : { countsAreDropped: true, unsentEvaluations: this.unsentEvaluations };
   }
 
   /**
@@ -76,7 +82,7 @@ export class MetricsIntake {
       const last = report.end();
       this.look(environment, report);
       if (this.isKeeping) await this.append(parts, last);
-      else this.telemetry.countsDropped(evaluations + evaluationsIn(last));
+      else this.drop(evaluations + evaluationsIn(last));
     } catch (error) {
       // Whoever is still sending must be able to read the answer.
       body.resume();
@@ -84,6 +90,11 @@ export class MetricsIntake {
     } finally {
       this.held -= size;
     }
+  }
+
+  private drop(evaluations: number): void {
+    this.unsentEvaluations += evaluations;
+    this.telemetry.countsDropped(evaluations);
   }
 
   /** @param parts is emptied as the log gets them, so that of a large body less and less is held */
