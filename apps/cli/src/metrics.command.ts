@@ -95,7 +95,7 @@ async function resend({ environment }: Options): Promise<void> {
             continue;
           }
           // Parked again, it has another place; so its id is another, and a forwarder does not take it for what it posted.
-          const id = `${parked.id}.${at.position.sequence}`;
+          const id = `${parked.id}.again-${at.position.sequence}`;
           const body = reportBody(parked.report, { id, time: at.time });
           await log.append('FF_METRICS', { subject: reportSubject(parked.report), id, body });
           await log.remove(STREAM, at.position);
