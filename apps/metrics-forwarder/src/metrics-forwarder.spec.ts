@@ -388,6 +388,29 @@ describe('An upstream that does not take counts now', () => {
     expect(logged.filter((line) => line.includes('stay in the log'))).toHaveLength(1);
   });
 
+  it('since it never answers, is given up in time, and other environments go on meanwhile', async () => {
+    const timeout = AbortSignal.timeout.bind(AbortSignal);
+    const limits: number[] = [];
+    const hurried = jest.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
+      limits.push(ms);
+      return timeout(500);
+    });
+    try {
+      upstream.answer = ({ environment }) => (environment === DEV ? new Promise<Answer>(() => {}) : 200);
+      report(counted('a', 2));
+      start({}, HOUR_MS);
+      await until(() => upstream.posts.length === 1);
+      report(counted('b', 3, PROD));
+      await until(() => upstream.taken.get('b') === 3);
+      expect(queue.back).toEqual([]);
+      await until(() => queue.back.length === 1);
+      expect(queue.back).toEqual([['message-1', HOUR_MS]]);
+      expect(Math.max(...limits)).toBe(30_000);
+    } finally {
+      hurried.mockRestore();
+    }
+  });
+
   it('is left alone for as long as it asks', async () => {
     upstream.answer = () => [503, { 'retry-after': '120' }];
     report(counted('a'));
