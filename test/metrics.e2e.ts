@@ -192,10 +192,30 @@ describe('Evaluation counts, through the one-process relay', () => {
         >,
       (status) => status['metrics-forwarder']?.parked?.messages === 1,
     );
+    const settings = { DATA_DIR: folder };
+    const listed = /^Parked: 1 message with 9 evaluations\n.*400/;
+    expect(await ffRelay(['parked'], settings)).toMatch(listed);
+    const early = run(process.execPath, ['scripts/ff-relay.mjs', 'metrics', 'resend'], settings);
+    expect(await early.exited).toBe(1);
+    expect(early.output).toMatch(
+      /is written by process \d+, .*Stop that relay, call this again, then start it/s,
+    );
+    const seen = await eventually(
+      async () => {
+        const command = ['scripts/ff-relay.mjs', 'status', '--url', `http://127.0.0.1:${port}`];
+        const status = run(process.execPath, command, settings);
+        await status.exited;
+        return status.output;
+      },
+      (output) => output.includes('parked of'),
+    );
+    expect(seen).toMatch(
+      /parked, since the upstream refused it: 1 message of counts.*ff-relay metrics resend/,
+    );
+    expect(seen).toMatch(new RegExp(`parked of ${DEMO.dev.id}: 1 message with 9 evaluations: .*400`));
     await relay.process.kill('SIGKILL');
 
-    const settings = { DATA_DIR: folder };
-    expect(await ffRelay(['parked'], settings)).toMatch(/^Parked: 1 message with 9 evaluations\n.*400/);
+    expect(await ffRelay(['parked'], settings)).toMatch(listed);
     expect(await ffRelay(['resend', '--environment', DEMO.prod.id], settings)).toBe(
       'Nothing is parked that could be sent again.\n',
     );
@@ -208,7 +228,7 @@ describe('Evaluation counts, through the one-process relay', () => {
       () => sumsOf(upstream.taken),
       (sums) => sums['a/true'] === 7 && sums['b/true'] === 2,
     );
-  });
+  }, 120_000);
 
   it('are taken and dropped at the door when nothing is to be sent', async () => {
     const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
