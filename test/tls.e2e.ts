@@ -11,6 +11,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { type Certificate, certify } from './support/certificates.js';
 import { Admin, eventually, SdkSession } from './support/clients.js';
 import { ServiceSet } from './support/deployments.js';
+import { done } from './support/ff-relay.js';
 import { DEMO, type Process, run, type Service, Workspace } from './support/processes.js';
 import { WebProxy } from './support/web-proxy.js';
 
@@ -206,7 +207,7 @@ describe('An upstream behind a proxy that wants a certificate of the relay', () 
   it('is read and listened to through it', async () => {
     const { port } = front.address() as AddressInfo;
     const upstream = `https://${HOST}:${port}/api/1.0`;
-    const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
+    const settings = {
       CLIENT_SERVICE: upstream,
       METRIC_SERVICE: upstream,
       UPSTREAM_CA: join(folder, 'upstream.pem'),
@@ -215,7 +216,20 @@ describe('An upstream behind a proxy that wants a certificate of the relay', () 
       https_proxy: `http://anna:secret-word@${proxy.host}`,
       NO_PROXY: 'elsewhere.test',
       RECONCILE_INTERVAL: '86400',
+    };
+    const checked = await done(['check'], {
+      ...settings,
+      DATA_DIR: folder,
+      PROXY_KEY: DEMO.proxyKey,
+      AUTH_SECRET: '5d0c7f1e9ab34826d1f7c0e35b98a642f0c1d7e8b3a59264',
     });
+    expect(checked).toMatch(/^ok {4}upstream +\S+ takes the proxy key, which opens 2 environments/m);
+    expect(checked).toMatch(/^ok {4}counts /m);
+    expect(checked).toMatch(/^ok {4}clock /m);
+    expect(checked).toMatch(/^ok {4}tls +the certificate of UPSTREAM_CERT is valid until /m);
+    expect(checked).not.toContain('secret-word');
+    expect(new Set(proxy.asked.splice(0))).toEqual(new Set([`CONNECT ${HOST}:${port}`]));
+    const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, settings);
     const sdk = await SdkSession.signIn(relay.url);
     const version = await sdk.flagVersion('dark-mode');
     await new Admin(controlPlane.url).setState('dark-mode', 'off');

@@ -32,8 +32,8 @@ export function addCheck(program: Command): void {
     .command('check')
     .summary('say whether the relay could run here, or what an env-file means')
     .description(
-      'Tries what the relay needs: settings, upstream and proxy key, clock, disk or NATS, Redis, secrets. Each line is ' +
-        'ok, warn or fail, and says what to do.',
+      'Tries what the relay needs: settings, upstream and proxy key (or with OFFLINE the bundle), clock, certificates, ' +
+        'disk or NATS, Redis, secrets. Each line is ok, warn or fail, and says what to do.',
     )
     .addOption(
       new Option('--role <role>', 'what the process is to run; without it, all roles').choices(ROLES),

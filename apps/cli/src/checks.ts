@@ -3,10 +3,19 @@ import { dirname, join, resolve } from 'node:path';
 import { setImmediate as immediate } from 'node:timers/promises';
 
 import { readBundle } from '#libs/bundle';
-import { RelayConfig, type Role, SettingsError } from '#libs/config';
+import {
+  isSecret,
+  nowNamed,
+  RELAY_SETTINGS,
+  RelayConfig,
+  type Role,
+  SettingsError,
+  type TlsFiles,
+} from '#libs/config';
 import { EmbeddedEventLog, lookAtNats } from '#libs/event-log';
 import { SaasClient, UpstreamLink, UpstreamRefusal } from '#libs/saas-client';
 
+import { certificateFinding } from './certificate.js';
 import type { Finding } from './finding.js';
 import { counted, reasonOf } from './outcome.js';
 import { secretFindings } from './secrets.js';
@@ -32,32 +41,30 @@ export interface Checked {
 
 /** Every check that the roles need, one after the other. A wrong setting is told, and the checks go on without it. */
 export async function* findings({ environment, roles }: Checked): AsyncIterable<Finding> {
-  const faults = faultsIn(environment, roles);
+  const { faults, remarks } = saidOf(environment, roles);
   yield* faults.map((what): Finding => ({ level: 'fail', subject: 'settings', what }));
-  const faulty = new Set(faults.map((fault) => /^[A-Z_]+/.exec(fault)?.[0] ?? ''));
-  const usable = Object.fromEntries(
-    Object.entries(environment).filter(([name]) => !faulty.has(name.replace(/_FILE$/, ''))),
-  );
+  const usable = without(faults, environment);
   const config = new RelayConfig(usable, []);
   if (faults.length === 0) yield { level: 'ok', subject: 'settings', what: 'all can be used' };
+  yield* remarks.map((what): Finding => ({ level: 'warn', subject: 'settings', what }));
 
   const isSet = (name: string) => Boolean(usable[name]?.trim() || usable[`${name}_FILE`]?.trim());
   const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
-  const link = new UpstreamLink(config.upstreamLink);
-  try {
-    if (config.offline) {
-      if (runs('ingestor')) yield await bundle(config);
-    } else {
-      if (runs('ingestor', 'metrics-forwarder')) {
-        if (isSet('PROXY_KEY')) yield* upstream(config, link);
-        else yield await upstreamWithoutKey(config, link);
-      }
+  if (config.offline) {
+    if (runs('ingestor')) yield await bundle(config);
+  } else if (runs('ingestor', 'metrics-forwarder')) {
+    const link = new UpstreamLink(config.upstreamLink);
+    try {
+      if (isSet('PROXY_KEY')) yield* upstream(config, link);
+      else yield await upstreamWithoutKey(config, link);
       if (runs('metrics-forwarder')) yield await counts(config, link);
-      if (runs('ingestor', 'metrics-forwarder')) yield await clock(config, link);
+      yield await clock(config, link);
+    } finally {
+      await link.close();
     }
-  } finally {
-    await link.close();
+    yield* certificate(config.upstreamLink.files);
   }
+  if (runs('gateway')) yield* certificate(config.tls);
   yield* config.natsUrl === undefined ? disk(config.dataDir) : nats(config, config.natsUrl);
   if (config.redis) yield* redis(config);
   yield* secretFindings({
@@ -69,14 +76,40 @@ export async function* findings({ environment, roles }: Checked): AsyncIterable<
   });
 }
 
-function faultsIn(environment: NodeJS.ProcessEnv, roles: readonly Role[]): readonly string[] {
+interface Said {
+  readonly faults: readonly string[];
+  readonly remarks: readonly string[];
+}
+
+/** What a process with these settings would say at its start. */
+function saidOf(environment: NodeJS.ProcessEnv, roles: readonly Role[]): Said {
   try {
-    void new RelayConfig(environment, roles);
-    return [];
+    return { faults: [], remarks: new RelayConfig(environment, roles).remarks };
   } catch (error) {
-    if (error instanceof SettingsError) return error.faults;
+    if (error instanceof SettingsError) return error;
     throw error;
   }
+}
+
+/** Of these, one alone is of no use. */
+const TOGETHER = [
+  ['TLS_ENABLED', 'TLS_CERT', 'TLS_KEY'],
+  ['UPSTREAM_CA', 'UPSTREAM_CERT', 'UPSTREAM_KEY'],
+];
+
+/** The settings but those that have faults, whatever name they go by. */
+function without(faults: readonly string[], environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const faulty = faults.map((fault) => /^[A-Z_]+/.exec(fault)?.[0]?.replace(/_FILE$/, '') ?? '');
+  const left = new Set(
+    faulty.flatMap((name) => TOGETHER.find((settings) => settings.includes(name)) ?? [name]),
+  );
+  return Object.fromEntries(
+    Object.entries(environment).filter(([name]) => !left.has(nowNamed(name.replace(/_FILE$/, '')) ?? '')),
+  );
+}
+
+function* certificate(files: TlsFiles | undefined): Iterable<Finding> {
+  if (files?.validity) yield certificateFinding(files.validity, Date.now());
 }
 
 async function* upstream(config: RelayConfig, link: UpstreamLink): AsyncIterable<Finding> {
@@ -137,7 +170,7 @@ async function counts(
     await answer(metricService, link);
     return { level: 'ok', subject, what: `${metricService} answers` };
   } catch (error) {
-    const fix = 'Check METRIC_SERVICE. Counts wait in the log for a day at most.';
+    const fix = 'Check METRIC_SERVICE. Counts wait in the log for METRICS_MAX_AGE at most.';
     return { level: 'fail', subject, what: `${metricService}: ${reasonOf(error)}`, fix };
   }
 }
@@ -314,15 +347,16 @@ async function* redis(config: RelayConfig): AsyncIterable<Finding> {
   }
 }
 
+/** Settings that name files with secrets. */
+const SECRET_FILES = [
+  ...Object.entries(RELAY_SETTINGS).flatMap(([name, schema]) => (isSecret(schema) ? `${name}_FILE` : [])),
+  'NATS_CREDS',
+  'TLS_KEY',
+  'UPSTREAM_KEY',
+];
+
 async function secretFiles(environment: NodeJS.ProcessEnv) {
-  const named = [
-    'PROXY_KEY_FILE',
-    'AUTH_SECRET_FILE',
-    'AUTH_SECRET_PREVIOUS_FILE',
-    'REDIS_PASSWORD_FILE',
-    'NATS_CREDS',
-  ];
-  const files = named.map(async (setting) => {
+  const files = SECRET_FILES.map(async (setting) => {
     const file = environment[setting]?.trim();
     if (!file) return [];
     const mode = await stat(file).then(

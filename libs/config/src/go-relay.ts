@@ -101,7 +101,8 @@ export const GO_RELAY: Readonly<Record<string, GoRelaySetting>> = {
   },
   METRICS_STREAM_MAX_LEN: {
     versions: 'V2',
-    instead: 'evaluation counts wait in the log until the upstream has taken them, for a day and up to 1 GiB',
+    instead:
+      'evaluation counts wait in the log until the upstream has taken them, as METRICS_MAX_AGE and METRICS_MAX_BYTES bound it',
   },
   METRIC_STREAM_READ_CONCURRENCY: {
     versions: 'V2',
@@ -121,12 +122,6 @@ export const GO_RELAY: Readonly<Record<string, GoRelaySetting>> = {
   },
 };
 
-/** The setting here that has its meaning; undefined if it has none here. */
-export function nowNamed(name: string): string | undefined {
-  const former = GO_RELAY[name];
-  return former?.instead === undefined ? (former?.now ?? name) : undefined;
-}
-
 /** The names that a setting has in the Go relay, with its versions, for the table of settings. */
 export function namesInGoRelay(setting: string): string {
   return Object.entries(GO_RELAY)
@@ -141,6 +136,12 @@ export const OTHER_SPELLINGS: Readonly<Record<string, string>> = {
   http_proxy: 'HTTP_PROXY',
   no_proxy: 'NO_PROXY',
 };
+
+/** The setting here that has the meaning of a name; undefined if it has none here. */
+export function nowNamed(name: string): string | undefined {
+  const former = GO_RELAY[name];
+  return former?.instead === undefined ? (former?.now ?? OTHER_SPELLINGS[name] ?? name) : undefined;
+}
 
 /** The environment with the settings by the names that they have here. What has its name already goes first. */
 export function withPresentNames(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {

@@ -1,7 +1,7 @@
 export { givenSettings, type GivenSettings, ownConfig } from './command-line.js';
 export { ConfigModule } from './config.module.js';
 export { type EnvFileLine, readEnvFile } from './env-file.js';
-export { namesInGoRelay } from './go-relay.js';
+export { namesInGoRelay, nowNamed } from './go-relay.js';
 export { parseRedisAddress, type RedisAddress } from './redis-address.js';
 export {
   isToGenerateOfflineConfig,
@@ -14,6 +14,7 @@ export {
 export {
   baseUrl,
   headerText,
+  isSecret,
   logFormat,
   logLevel,
   port,

@@ -368,6 +368,7 @@ export const RELAY_SETTINGS = {
       description:
         'seconds for which evaluation counts wait in the log for the upstream; older ones are dropped and counted. The metrics-forwarder’s setting',
       expected: 'a whole number of seconds from 3600 to 2592000',
+      unit: 'seconds',
     } satisfies SettingNote),
   METRICS_MAX_BYTES: wholeNumber(16 * MIB, 1024 * 1024 * MIB)
     .default(1024 * MIB)
@@ -375,6 +376,7 @@ export const RELAY_SETTINGS = {
       description:
         'how many bytes of evaluation counts wait in the log for the upstream; beyond that the oldest are dropped and counted. The metrics-forwarder’s setting',
       expected: `a whole number of bytes from ${16 * MIB} to ${1024 * 1024 * MIB}`,
+      unit: 'bytes',
     } satisfies SettingNote),
   SHUTDOWN_GRACE: seconds(10, 0, 'seconds that running requests and streams have to end after SIGTERM'),
   DRAIN_SECONDS: seconds(
@@ -429,8 +431,6 @@ type Settings = ReturnType<typeof readSettings<typeof RELAY_SETTINGS>>;
 export class RelayConfig {
   readonly clientService: string;
   readonly metricService: string;
-  /** What the port for SDKs speaks TLS with; undefined for plain HTTP. */
-  readonly tls: TlsFiles | undefined;
   readonly natsUrl: string | undefined;
   readonly natsCredentials: string | undefined;
   readonly natsReplicas: number;
@@ -483,6 +483,7 @@ export class RelayConfig {
   readonly keepServingOnKeyDeletion: boolean;
   /** What is good to know and keeps nothing from starting, in sentences. */
   readonly remarks: readonly string[];
+  private readonly servingFiles: TlsFiles | undefined;
   private readonly upstreamFiles: TlsFiles | undefined;
   private readonly settings: Settings;
 
@@ -535,7 +536,7 @@ export class RelayConfig {
       );
     this.remarks = remarks;
     this.settings = settings;
-    this.tls = tls;
+    this.servingFiles = tls;
     this.upstreamFiles = files;
     this.clientService = settings.CLIENT_SERVICE;
     this.metricService = settings.METRIC_SERVICE;
@@ -595,6 +596,11 @@ export class RelayConfig {
     this.maxStreamsPerKey = settings.MAX_STREAMS_PER_KEY;
     this.closeStreamsOnUpstreamLoss = settings.CLOSE_STREAMS_ON_UPSTREAM_LOSS;
     this.keepServingOnKeyDeletion = settings.KEEP_SERVING_ON_KEY_DELETION;
+  }
+
+  /** What the port for SDKs speaks TLS with; undefined for plain HTTP. Throws, for a command, if it cannot be used. */
+  get tls(): TlsFiles | undefined {
+    return this.servingFiles ?? (this.roles.length === 0 ? servingFiles(this.settings) : undefined);
   }
 
   /** What the upstream is reached with. Throws, for a command, if a file that it needs cannot be used. */

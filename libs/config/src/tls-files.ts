@@ -54,6 +54,14 @@ export class TlsFiles {
     return this.texts;
   }
 
+  /** What is shown to the other side, in ms since the epoch; undefined if nothing is. */
+  get validity(): { readonly setting: string; readonly from: number; readonly until: number } | undefined {
+    const { cert } = this.texts;
+    if (cert === undefined || !this.files.cert) return undefined;
+    const { validFromDate, validToDate } = new X509Certificate(cert);
+    return { setting: this.files.cert.setting, from: validFromDate.getTime(), until: validToDate.getTime() };
+  }
+
   /** Calls back whenever new files were taken, until it is closed. */
   watch(taken: (texts: TlsTexts) => void, everyMs = LOOK_EVERY_MS): void {
     this.timer = setInterval(() => void this.look(taken), everyMs).unref();
@@ -70,7 +78,7 @@ export class TlsFiles {
         check(this.files, texts);
         this.texts = texts;
         taken(texts);
-        this.logger.log(`${this.settings()}: new files are used from now on${validity(texts)}`);
+        this.logger.log(`${this.settings()}: new files are used from now on${validUntil(texts)}`);
       }
       this.doubt = this.reported = '';
     } catch (error) {
@@ -136,6 +144,6 @@ function unusable({ setting, path }: NamedFile, why: string, cause?: unknown): E
   return new Error(`${setting}: ${why.includes(path) ? why : `${path} ${why}`}`, { cause });
 }
 
-function validity({ cert }: TlsTexts): string {
+function validUntil({ cert }: TlsTexts): string {
   return cert === undefined ? '' : `; the certificate is valid until ${new X509Certificate(cert).validTo}`;
 }
