@@ -1,7 +1,7 @@
 /**
  * `npm start`: the relay against the upstream of PROXY_KEY (or from CONFIG_DIR with OFFLINE, or beside others with
- * READ_REPLICA), or else the demo: a control plane with its seeded flags, and a relay beside it. Ctrl-C, SIGTERM, or the
- * end of either ends both. Settings may also be flags: `npm start -- --port 7005`.
+ * READ_REPLICA), or else, or with --demo, the demo: a control plane with its seeded flags, and a relay beside it. Ctrl-C,
+ * SIGTERM, or the end of either ends both. Settings may also be flags: `npm start -- --port 7005`.
  */
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
@@ -10,6 +10,17 @@ import { DEMO, demoSecret, followStream, mainOf, showFlag, whenAskedToEnd } from
 import { node, prepare } from './prepare.mjs';
 
 const GRACE_MS = 15_000;
+/** An upstream of yours, and a log or a store that others use, as a shell or a file may name them. */
+const NOT_FOR_THE_DEMO = [
+  'PROXY_KEY_FILE',
+  'OFFLINE',
+  'GENERATE_OFFLINE_CONFIG',
+  'READ_REPLICA',
+  'NATS_URL',
+  'NATS_URL_FILE',
+  'REDIS_ADDRESS',
+  'REDIS_ADDRESS_FILE',
+];
 
 /** Every child that runs, by its process. */
 const children = new Map();
@@ -19,13 +30,15 @@ let exitCode = 0;
 prepare();
 // Built only now.
 const { givenSettings } = await import('../dist/libs/config/src/command-line.js');
-const flags = process.argv.slice(2);
+const isDemo = process.argv.includes('--demo');
+const flags = process.argv.slice(2).filter((flag) => flag !== '--demo');
 const { environment, faults } = givenSettings(flags, process.env);
 whenAskedToEnd(() => stop(0));
 if (
-  environment.PROXY_KEY ||
-  environment.PROXY_KEY_FILE ||
-  ['OFFLINE', 'GENERATE_OFFLINE_CONFIG', 'READ_REPLICA'].some((name) => isYes(environment[name]))
+  !isDemo &&
+  (environment.PROXY_KEY ||
+    environment.PROXY_KEY_FILE ||
+    ['OFFLINE', 'GENERATE_OFFLINE_CONFIG', 'READ_REPLICA'].some((name) => isYes(environment[name])))
 ) {
   await startService('relay', process.env, flags);
 } else {
@@ -41,7 +54,7 @@ async function startDemo() {
   const port = environment.PORT || '7000';
   // Apart from the log of an upstream, whose relay must never serve the demo's flags and keys.
   const dataDir = resolve(environment.DATA_DIR || './data/demo');
-  const authSecret = environment.AUTH_SECRET || demoSecret(dataDir);
+  const authSecret = environment.AUTH_SECRET_FILE ? '' : environment.AUTH_SECRET || demoSecret(dataDir);
   await startService('control-plane', { ...environment, DATA_DIR: dataDir });
   const upstream = `http://127.0.0.1:${controlPlanePort}/api/1.0`;
   const settings = {
@@ -53,9 +66,7 @@ async function startDemo() {
     CLIENT_SERVICE: upstream,
     METRIC_SERVICE: upstream,
     DATA_DIR: dataDir,
-    // A log or a store that others use, as a shell may still name it, is not for the demo.
-    NATS_URL: '',
-    REDIS_ADDRESS: '',
+    ...Object.fromEntries(NOT_FOR_THE_DEMO.map((name) => [name, ''])),
   };
   await startService('relay', settings);
   console.log(

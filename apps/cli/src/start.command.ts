@@ -12,8 +12,6 @@ import { CommandFailed, FAILED } from './outcome.js';
 /** Of the relay, and of the demo with its control plane: as files, since no app is part of another. */
 const RELAY = new URL('../../relay/src/main.js', import.meta.url);
 const LAUNCHER = new URL('../../../../scripts/start.mjs', import.meta.url);
-/** What would make the launcher start a relay of yours. */
-const OWN_UPSTREAM = ['PROXY_KEY', 'PROXY_KEY_FILE', 'OFFLINE', 'GENERATE_OFFLINE_CONFIG', 'READ_REPLICA'];
 
 const EXAMPLES = `
 Examples:
@@ -21,8 +19,9 @@ Examples:
   PROXY_KEY=… AUTH_SECRET=$(openssl rand -hex 32) ff-relay start
   ff-relay check && ff-relay start
   ff-relay start --env-file relay.env --port 7005
+  ff-relay start -- --help
 
-Each setting is a flag, too. Settings: docs/settings.md. SIGTERM and Ctrl-C let requests and streams end first (SHUTDOWN_GRACE), and end it with 0.`;
+Each setting is a flag, too: the last example lists them all, docs/settings.md says more. SIGTERM and Ctrl-C let requests and streams end first (SHUTDOWN_GRACE), and end it with 0.`;
 
 export function addStart(program: Command): void {
   program
@@ -56,10 +55,7 @@ async function runDemo(flags: readonly string[]): Promise<void> {
   const launcher = fileURLToPath(LAUNCHER);
   if (!existsSync(launcher))
     throw new CommandFailed("The demo is not part of this installation: run it in the project's folder.");
-  const demo = spawn(process.execPath, ['--', launcher, ...flags], {
-    stdio: 'inherit',
-    env: { ...process.env, ...Object.fromEntries(OWN_UPSTREAM.map((name) => [name, ''])) },
-  });
+  const demo = spawn(process.execPath, ['--', launcher, '--demo', ...flags], { stdio: 'inherit' });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => demo.kill(signal));
   const [code] = (await once(demo, 'exit')) as [number | null];
   process.exitCode = code ?? FAILED;
