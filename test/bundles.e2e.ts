@@ -12,29 +12,10 @@ import { EmbeddedEventLog } from '#libs/event-log';
 import { aFlag, aSegment } from '../libs/domain/src/builders.suite.js';
 import { Chance } from './support/chance.js';
 import { Admin, ownMemory, SdkSession } from './support/clients.js';
-import { DEMO, type Process, root, run, Workspace } from './support/processes.js';
+import { done, refused } from './support/ff-relay.js';
+import { DEMO, root, run, Workspace } from './support/processes.js';
 
 const hashOf = (text: string) => createHash('sha256').update(text).digest('hex');
-const ffRelay = (args: readonly string[], environment: NodeJS.ProcessEnv = {}): Process =>
-  run(process.execPath, ['scripts/ff-relay.mjs', ...args], environment);
-
-async function done(args: readonly string[], environment?: NodeJS.ProcessEnv): Promise<string> {
-  const called = ffRelay(args, environment);
-  const code = await called.exited;
-  if (code !== 0) throw new Error(`ff-relay ${args.join(' ')} ended with ${String(code)}:\n${called.output}`);
-  return called.output;
-}
-
-async function refused(
-  code: number,
-  args: readonly string[],
-  environment?: NodeJS.ProcessEnv,
-): Promise<string> {
-  const called = ffRelay(args, environment);
-  expect({ code: await called.exited, output: called.output }).toMatchObject({ code });
-  expect(called.output).not.toMatch(/^\s+at /m);
-  return called.output;
-}
 
 let workspace: Workspace;
 beforeEach(() => {
@@ -82,12 +63,14 @@ describe('A bundle', () => {
     await admin.createFlag('one-more');
     const relay = await workspace.relay(relayData, saas.url);
     const before = await readable(relay.url);
-    await relay.process.kill('SIGTERM');
-    await saas.process.kill('SIGTERM');
 
+    // Beside the relay, which goes on.
     expect(await done(['export', '--into', bundle], { DATA_DIR: relayData })).toMatch(
       /^The state after fact \d+ of \S+: 2 environments, 10 flags, 2 target groups, 4 SDK keys, in /,
     );
+    expect(await readable(relay.url)).toEqual(before);
+    await relay.process.kill('SIGTERM');
+    await saas.process.kill('SIGTERM');
     // The proxy key that relays have goes on being theirs; its text was never in the bundle.
     expect(
       await done(['import', '--from', bundle, '--into', second, '--organization', 'demo'], {
@@ -139,8 +122,7 @@ describe('A bundle', () => {
   it('is exported and imported by the commands of the guide', async () => {
     const folder = await workspace.folder();
     const saas = await workspace.controlPlane(join(folder, 'saas'));
-    const relay = await workspace.relay(join(folder, 'relay'), saas.url);
-    await relay.process.kill('SIGTERM');
+    await workspace.relay(join(folder, 'relay'), saas.url);
     const script = await readFile(join(root, 'docs', 'examples', 'bundle.sh'), 'utf8');
     const commands = script.replaceAll(
       'npx ff-relay',
@@ -264,7 +246,48 @@ describe('The history', () => {
     }));
   };
 
-  it('of 50 known changes is exported and replayed at any position and time as it was', async () => {
+  type Environments = ReturnType<typeof stateAfter>;
+  /** Each thing that was there, by its name. */
+  const thingsIn = (environments: Environments) =>
+    new Map<string, object | undefined>(
+      environments.flatMap(({ id, flags, segments, apiKeys }) => [
+        [`${id} environment ${id}`, { account: 'acme' }],
+        ...flags.map((flag) => [`${id} flag ${flag.feature}`, flag] as const),
+        ...segments.map((segment) => [`${id} segment ${segment.identifier}`, segment] as const),
+        ...apiKeys.map((key) => [`${id} apikey ${key}`, undefined] as const),
+      ]),
+    );
+  const differing = (before: Environments, after: Environments) => {
+    const [old, now] = [thingsIn(before), thingsIn(after)];
+    const lines = [...new Set([...old.keys(), ...now.keys()])].flatMap((name) => {
+      if (!old.has(name)) return [`added ${name} ${JSON.stringify(now.get(name))}`];
+      if (!now.has(name)) return [`removed ${name} ${JSON.stringify(old.get(name))}`];
+      const [was, is] = [JSON.stringify(old.get(name)), JSON.stringify(now.get(name))];
+      return was === is ? [] : [`changed ${name} ${was} ${is}`];
+    });
+    return lines.toSorted();
+  };
+  const toldBy = (said: string) => {
+    const { changes } = JSON.parse(said) as {
+      changes: readonly {
+        readonly change: string;
+        readonly environment: string;
+        readonly kind: string;
+        readonly identifier: string;
+        readonly before?: object;
+        readonly after?: object;
+      }[];
+    };
+    return changes
+      .map(({ change, environment, kind, identifier, before, after }) => {
+        const values = change === 'changed' ? [before, after] : [before ?? after];
+        const named = `${change} ${environment} ${kind} ${identifier}`;
+        return [named, ...values.map((value) => JSON.stringify(value))].join(' ');
+      })
+      .toSorted();
+  };
+
+  it('of 50 known changes is exported, replayed and compared at any position and time as it was', async () => {
     const chance = new Chance(20_261_121);
     const pick = <T>(list: readonly T[]) => chance.of(list)!;
     const folder = await workspace.folder();
@@ -329,6 +352,17 @@ describe('The history', () => {
       await done(['replay', '--until', at, '--into', file], { DATA_DIR: data });
       const replayed = JSON.parse(await readFile(file, 'utf8')) as { environments: object[] };
       expect(replayed.environments).toEqual(wanted.map((state) => ({ account: 'acme', ...state })));
+
+      const other = chance.below(51);
+      const [from, to] = [position, other].toSorted((a, b) => a - b) as [number, number];
+      const moments = [
+        '--from',
+        from === position ? at : String(from),
+        '--to',
+        to === position ? at : String(to),
+      ];
+      const said = await done(['diff', ...moments, '--json'], { DATA_DIR: data });
+      expect(toldBy(said)).toEqual(differing(stateAfter(changes, from), stateAfter(changes, to)));
     }
 
     const elsewhere = ['export', '--into', join(folder, 'none')];

@@ -1,4 +1,4 @@
-# What the log says, as a folder. The relay is stopped, and DATA_DIR is its own.
+# What the log says, as a folder. DATA_DIR (or NATS_URL) is the relay's, which may go on meanwhile.
 npx ff-relay export --into config
 
 # The same as it was at a time, or after a fact.

@@ -41,7 +41,7 @@ export function addExport(program: Command): void {
     .summary('write a bundle: offline configuration')
     .description(
       'Writes flags, target groups and the hashes of SDK keys of all environments into a folder, in the layout of the\n' +
-        'Go relay, with a manifest of what each file must hold.',
+        'Go relay, with a manifest of what each file must hold. It reads the log beside the relay, which goes on.',
     )
     .requiredOption(
       '--into <folder>',
