@@ -82,6 +82,18 @@ describe('An env-file', () => {
     expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([]);
   });
 
+  it('that only writes a folder needs nothing to sign tokens with', () => {
+    const lines = readEnvFile('GENERATE_OFFLINE_CONFIG=true\nPROXY_KEY=key');
+    expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([]);
+  });
+
+  it('that asks for TLS lacks the certificate and its key', () => {
+    const lines = readEnvFile(`${COMPLETE}TLS_ENABLED=true\nTLS_CERT=/cert.pem`);
+    expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([
+      { line: undefined, name: 'TLS_KEY', meaning: 'missing', says: expect.stringContaining('PEM') },
+    ]);
+  });
+
   it('is told of what is not in it, and has another default here', () => {
     const defaults = (text: string) =>
       readEnvFile(text).flatMap(({ name, meaning }) => (meaning === 'default' ? [name] : []));

@@ -111,8 +111,10 @@ function missingIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
 /** Without these the relay does not start. */
 function requiredBy(values: Readonly<Record<string, string>>): readonly string[] {
   const isTrue = (name: string) => /^(true|t|1)$/i.test(values[name] ?? '');
-  if (isTrue('READ_REPLICA')) return ['AUTH_SECRET', 'NATS_URL', 'REDIS_ADDRESS'];
-  return isTrue('OFFLINE') ? ['AUTH_SECRET'] : ['PROXY_KEY', 'AUTH_SECRET'];
+  if (isTrue('GENERATE_OFFLINE_CONFIG')) return ['PROXY_KEY'];
+  const serving = ['AUTH_SECRET', ...(isTrue('TLS_ENABLED') ? ['TLS_CERT', 'TLS_KEY'] : [])];
+  if (isTrue('READ_REPLICA')) return [...serving, 'NATS_URL', 'REDIS_ADDRESS'];
+  return isTrue('OFFLINE') ? serving : ['PROXY_KEY', ...serving];
 }
 
 function defaultsIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
