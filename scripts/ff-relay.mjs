@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --
 /** The command line, on the Node that the project pins. */
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';

@@ -609,6 +609,14 @@ describe('ff-relay', () => {
 });
 
 describe('ff-relay check --env-file', () => {
+  it('names a file that is not there, whatever Node the command is called on', async () => {
+    const called = run('scripts/ff-relay.mjs', ['check', '--env-file', 'missing.env']);
+    expect({ code: await called.exited, said: called.output }).toEqual({
+      code: 2,
+      said: expect.stringMatching(/^--env-file: .*missing\.env/),
+    });
+  });
+
   let workspace: Workspace;
   beforeEach(() => {
     workspace = new Workspace();
@@ -622,6 +630,13 @@ describe('ff-relay check --env-file', () => {
     expect(await done(['check', '--env-file', file])).toMatch(
       /^warn {2}line 3 REDIS_POOL_SIZE +nothing here: /m,
     );
+    await refused(1, ['check', '--strict', '--env-file', file]);
+    const listed = JSON.parse(await done(['check', '--json', '--env-file', file])) as object[];
+    expect(listed).toContainEqual({
+      level: 'warn',
+      subject: 'line 3 REDIS_POOL_SIZE',
+      what: expect.stringContaining('nothing here: '),
+    });
     await writeFile(file, `${usable}PORT=port\n`);
     expect(await refused(1, ['check', '--env-file', file])).toMatch(
       /^fail {2}line 4 PORT .*cannot be "port"/m,
