@@ -12,6 +12,7 @@ import { type Fact, factBody, factSubject } from '#libs/domain';
 import { EmbeddedEventLog } from '#libs/event-log';
 
 import { aFlag } from '../libs/domain/src/builders.suite.js';
+import { certify } from './support/certificates.js';
 import { Admin, eventually } from './support/clients.js';
 import { ServiceSet } from './support/deployments.js';
 import { done, ffRelay, refused } from './support/ff-relay.js';
@@ -348,6 +349,42 @@ describe('ff-relay beside a relay in one process', () => {
       });
     });
 
+    it('goes on beside settings that are of no use alone, by whatever name', async () => {
+      const folder = await workspace.folder();
+      const { certFile, keyFile } = certify(folder, 'own');
+      const said = await refused(1, ['check'], {
+        ...settings,
+        CLIENT_SERVICE: '',
+        SDK_BASE_URL: 'nonsense',
+        UPSTREAM_KEY: keyFile,
+        HTTPS_PROXY: `http://127.0.0.1:${await freePort()}`,
+        TLS_ENABLED: 'true',
+        TLS_CERT: certFile,
+        TLS_KEY: keyFile,
+        API_KEYS: 'a,b',
+      });
+      expect(said).toMatch(/^fail  settings +CLIENT_SERVICE cannot be "nonsense"/m);
+      expect(said).toMatch(/^fail  settings +UPSTREAM_CERT and UPSTREAM_KEY belong together/m);
+      expect(said).toMatch(/^warn  settings +API_KEYS of the Go relay \(V1\) does nothing here/m);
+      // Harness, through a proxy that is not there.
+      expect(said).toMatch(/^fail  upstream +https:\/\/config\.ff\.harness\.io\S+: .*ECONNREFUSED/m);
+      expect(said).toMatch(/^ok {4}counts /m);
+      expect(said).toMatch(/^ok {4}tls +the certificate of TLS_CERT is valid until /m);
+      expect(said).toMatch(/^ok {4}disk /m);
+    });
+
+    it('looks at the bundle that takes the place of the upstream', async () => {
+      const folder = join(await workspace.folder(), 'config');
+      const offline = { OFFLINE: 'true', CONFIG_DIR: folder, AUTH_SECRET: SECRET, DATA_DIR: dataDir };
+      expect(await refused(1, ['check'], offline)).toMatch(
+        /^fail  bundle +CONFIG_DIR \S+ cannot be served: .*\n +→ Write it again with ff-relay export/m,
+      );
+      await done(['export', '--into', folder], settings);
+      const said = await done(['check'], offline);
+      expect(said).toMatch(/^ok {4}bundle +CONFIG_DIR \S+ has 2 environments$/m);
+      expect(said).not.toMatch(/upstream|counts|clock/);
+    });
+
     it('of a gateway asks for what a gateway needs', async () => {
       const said = await refused(1, ['check', '--role', 'gateway', '--json'], { AUTH_SECRET: SECRET });
       const findings = JSON.parse(said) as { level: string; subject: string; what: string }[];
@@ -382,6 +419,16 @@ describe('ff-relay beside a relay in one process', () => {
 });
 
 describe('The guide of ff-relay', () => {
+  it('names every command', async () => {
+    const [, listed = ''] = /\nCommands:\n([^]*?)\n\n/.exec(await done(['--help'])) ?? [];
+    const commands = [...listed.matchAll(/^ {2}(\w+)/gm)].map(([, command = '']) => command);
+    expect(commands).toEqual(expect.arrayContaining(['start', 'metrics', 'import', 'completion']));
+    const guide = await readFile(join(root, 'docs/guides/command.md'), 'utf8');
+    const rows = [...guide.matchAll(/^\|[^|]+\| (\[`.*) +\|$/gm)].map(([, row = '']) => row).join();
+    const named = new Set([...rows.matchAll(/`(\w+)/g)].map(([, command = '']) => command));
+    expect([...named]).toEqual(commands.filter((command) => command !== 'help'));
+  });
+
   it('shows what its commands print', async () => {
     const workspace = new Workspace();
     const [dataDir, port] = [await workspace.folder(), String(await freePort())];
@@ -611,6 +658,59 @@ describe('ff-relay start', () => {
       CONTROL_PLANE_PORT: String(await freePort()),
     });
     await demo.printed(/Ctrl-C ends both/);
+    expect(await demo.kill('SIGINT')).toBe(0);
+  });
+
+  it('takes flags as the relay does, wherever they stand, and an env-file', async () => {
+    const file = join(await workspace.folder(), 'relay.env');
+    const { PROXY_KEY, ...others } = settings();
+    await writeFile(
+      file,
+      Object.entries({ ...others, PORT: '1', UNKNOWN_KEY_STATUS: '403' })
+        .map(([name, value]) => `${name}=${value}\n`)
+        .join(''),
+    );
+    const port = await freePort();
+    const flags = ['-proxy-key', PROXY_KEY, '--env-file', file, '-bypass-auth', '--unknown-key-status=401'];
+    const relay = await start([...flags, '--port', String(port)], { PORT: '' });
+    const [, url = ''] = await relay.printed(/Serving SDKs on (http:\/\/\S+)/);
+    expect(new URL(url).port).toBe(String(port));
+    expect(relay.output).toMatch(/PROXY_KEY is on the command line/);
+    const flagsOfDev = await fetch(`${url}/client/env/${DEMO.dev.id}/feature-configs`);
+    expect(flagsOfDev.status).toBe(200);
+    const unknown = await fetch(`${url}/client/auth`, { method: 'POST', body: '{"apiKey":"unknown"}' });
+    expect(unknown.status).toBe(401);
+    expect(await relay.kill('SIGTERM')).toBe(0);
+  });
+
+  it('refuses flags and words that nobody knows, with what else is wrong', async () => {
+    const message = await refused(2, ['start', '--prot', '1', '--env-file', 'missing.env'], {
+      AUTH_SECRET: 'short',
+    });
+    expect(message).toMatch(/PROXY_KEY is not set/);
+    expect(message).toMatch(/AUTH_SECRET cannot be used/);
+    expect(message).toMatch(/--prot is no flag of this relay/);
+    expect(message).toMatch(/--env-file: .*missing\.env/);
+    expect(await refused(2, ['start', '7005'], settings())).toMatch(/a word that belongs to no flag/);
+    expect(await refused(2, ['start', '--port'], settings())).toMatch(/last flag has no value/);
+  });
+
+  it('tells of its flags', async () => {
+    expect(await done(['start', '--help'])).toMatch(/^Usage: ff-relay start [^]*ff-relay start -- --help\n/);
+    expect(await done(['start', '--', '--help'])).toMatch(
+      /--proxy-key <value> [^]*--metrics-max-age <value>/,
+    );
+  });
+
+  it('runs the demo with an env-file that names an upstream', async () => {
+    const file = join(await workspace.folder(), 'relay.env');
+    await writeFile(file, 'PROXY_KEY_FILE=/nowhere\nOFFLINE=true\nNATS_URL=nats://localhost:1\n');
+    const port = String(await freePort());
+    const demo = await start(['--demo', '--env-file', file, '--port', port], {
+      CONTROL_PLANE_PORT: String(await freePort()),
+    });
+    await demo.printed(/Ctrl-C ends both/);
+    expect((await fetch(`http://127.0.0.1:${port}/health`)).status).toBe(200);
     expect(await demo.kill('SIGINT')).toBe(0);
   });
 

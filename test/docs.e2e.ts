@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
@@ -10,12 +11,9 @@ import { root } from './support/processes.js';
 /** Whose links are followed. */
 const PAGES = [
   'README.md',
-  'docs/architecture.md',
-  'docs/events.md',
-  'docs/settings.md',
-  'docs/migrating-from-ff-proxy.md',
-  'docs/guides/rebuild-and-replay.md',
-  'docs/guides/tls-and-proxies.md',
+  ...['docs', 'docs/guides', 'docs/decisions'].flatMap((folder) =>
+    readdirSync(join(root, folder)).flatMap((name) => (name.endsWith('.md') ? `${folder}/${name}` : [])),
+  ),
 ];
 const read = (name: string) => readFile(join(root, name), 'utf8');
 
