@@ -2,9 +2,9 @@ import { expect } from '@jest/globals';
 
 import { type Process, run } from './processes.js';
 
-/** The command, as a process. */
+/** The command, as a process: after `--`, --env-file is its own and not Node's. */
 export const ffRelay = (args: readonly string[], environment: NodeJS.ProcessEnv = {}): Process =>
-  run(process.execPath, ['scripts/ff-relay.mjs', ...args], environment);
+  run(process.execPath, ['--', 'scripts/ff-relay.mjs', ...args], environment);
 
 /** Calls it, and returns what it printed. */
 export async function done(args: readonly string[], environment?: NodeJS.ProcessEnv): Promise<string> {
