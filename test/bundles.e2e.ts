@@ -260,8 +260,8 @@ describe('The history', () => {
   const differing = (before: Environments, after: Environments) => {
     const [old, now] = [thingsIn(before), thingsIn(after)];
     const lines = [...new Set([...old.keys(), ...now.keys()])].flatMap((name) => {
-      if (!old.has(name)) return [`added ${name} ${JSON.stringify(now.get(name))}`];
-      if (!now.has(name)) return [`removed ${name} ${JSON.stringify(old.get(name))}`];
+      if (!old.has(name)) return [`added ${name} ${JSON.stringify(now.get(name)) ?? ''}`];
+      if (!now.has(name)) return [`removed ${name} ${JSON.stringify(old.get(name)) ?? ''}`];
       const [was, is] = [JSON.stringify(old.get(name)), JSON.stringify(now.get(name))];
       return was === is ? [] : [`changed ${name} ${was} ${is}`];
     });
