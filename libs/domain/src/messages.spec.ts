@@ -18,6 +18,8 @@ import {
   factIn,
   factSubject,
   noticeBody,
+  parkedBody,
+  parkedIn,
   noticeIn,
   noticeOf,
   noticeSubject,
@@ -152,6 +154,28 @@ describe('A report of counts in the log', () => {
       expect(() => reportIn(whole.replace(name, name.replace(/\w+/, 'x')))).toThrow(UnreadableMessage);
     }
   });
+});
+
+describe('A parked message in the log', () => {
+  const parked = {
+    id: 'a',
+    environment: 'dev',
+    reason: '400',
+    report: { environment: 'dev', counts: [], targets: [] },
+  };
+
+  it('comes back as it was', () => {
+    expect(parkedIn(parkedBody(parked, 1))).toEqual(parked);
+  });
+
+  it.each(['', 'null', '{}', '{"type":"x","data":{}}', parkedBody({ ...parked, reason: 400 as never }, 1)])(
+    'that is none is told as one that nobody can read: %s',
+    (text) => {
+      const { report, reason, ...rest } = parkedIn(text);
+      expect({ report, rest }).toEqual({ report: undefined, rest: { id: '', environment: 'unknown', text } });
+      expect(reason).toMatch(/UnreadableMessage/);
+    },
+  );
 });
 
 describe('Any text as a token of a subject', () => {

@@ -156,8 +156,16 @@ export function parkedBody(parked: ParkedReport, time: number): string {
   return cloudEvent(PARKED_TYPE, parked.environment, { id: parked.id, time }, parked);
 }
 
-/** Throws UnreadableMessage. */
+/** What is no such message is told as one without a report, so that it hides none of the others. */
 export function parkedIn(body: string): ParkedReport {
+  try {
+    return readParked(body);
+  } catch (error) {
+    return { id: '', environment: 'unknown', reason: String(error), text: body };
+  }
+}
+
+function readParked(body: string): ParkedReport {
   const { type, data } = openCloudEvent(body);
   const parked = data as unknown as ParkedReport;
   const complete =
