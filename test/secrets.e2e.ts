@@ -16,7 +16,8 @@ async function allOfNats(): Promise<string[]> {
   const found: string[] = [];
   const manager = await jetstreamManager(connection);
   for await (const { config, state } of manager.streams.list()) {
-    for (let seq = state.first_seq; seq <= state.last_seq; seq++) {
+    // One that never held anything begins at 0, which is no message.
+    for (let seq = Math.max(1, state.first_seq); seq <= state.last_seq; seq++) {
       const message = await manager.streams.getMessage(config.name, { seq });
       if (message) found.push(`${message.subject} ${message.string()}`);
     }
