@@ -16,6 +16,8 @@ export const DEMO = {
 } as const;
 
 const READY_WITHIN_MS = 20_000;
+/** Tests start hundreds of processes, and most of what a start takes is compiling the same files. */
+const COMPILE_CACHE = join(tmpdir(), 'ff-relay-test-compile-cache');
 
 /** A process of ours that a test started, with what it printed. */
 export class Process {
@@ -76,7 +78,7 @@ export function run(command: string, args: readonly string[], environment: NodeJ
   return new Process(
     spawn(command, args, {
       cwd: root,
-      env: { ...inherited, MANAGEMENT_PORT: '0', ...environment },
+      env: { ...inherited, NODE_COMPILE_CACHE: COMPILE_CACHE, MANAGEMENT_PORT: '0', ...environment },
       stdio: ['ignore', 'pipe', 'pipe'],
     }),
   );
