@@ -16,7 +16,7 @@ const project = {
 };
 
 export default {
-  testTimeout: 60_000,
+  testTimeout: 180_000,
   // Scenarios mostly wait for other processes.
   maxWorkers: '100%',
   projects: [
