@@ -590,7 +590,7 @@ describe('ff-relay', () => {
     );
   });
 
-  it('says within seconds and in one sentence that NATS or Redis is not there', async () => {
+  it('says in one sentence that NATS or Redis is not there', async () => {
     const workspace = new Workspace();
     const dataDir = join(await workspace.folder(), 'data');
     await mkdir(dataDir);
@@ -605,7 +605,7 @@ describe('ff-relay', () => {
     expect(other).toMatch(new RegExp(`^Redis at ${redis} cannot be reached: .*Check that it runs there`));
     expect(other).toMatch(A_SENTENCE);
     await workspace.dispose();
-  }, 15_000);
+  });
 });
 
 describe('ff-relay check --env-file', () => {
