@@ -74,7 +74,7 @@ export async function freePort() {
 }
 
 async function answers(port) {
-  for (;;) {
+  for (const deadline = Date.now() + 20_000; Date.now() < deadline; await delay(50)) {
     const socket = dial(port, '127.0.0.1');
     socket.write('PING\r\n');
     const up = await once(socket, 'data').then(
@@ -83,6 +83,6 @@ async function answers(port) {
     );
     socket.destroy();
     if (up) return;
-    await delay(50);
   }
+  throw new Error(`nobody answers on port ${port}`);
 }

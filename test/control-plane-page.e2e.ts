@@ -8,6 +8,8 @@ import type { Browser, Page } from 'playwright-core';
 import { AccountStream } from '../apps/control-plane/src/account-stream.js';
 import { ControlPlaneConfig } from '../apps/control-plane/src/control-plane-config.js';
 import { startControlPlane } from '../apps/control-plane/src/control-plane.js';
+import { aFlag } from '../libs/domain/src/builders.suite.js';
+
 import { launchChromium } from './support/chromium.js';
 import { DEMO } from './support/processes.js';
 
@@ -122,26 +124,12 @@ describe('The page of the control plane', () => {
     const page = await openPage(url);
     await live(page);
     await page.getByText('No flags yet').waitFor(SOON);
-    const flag = (feature: string, project: string) => ({
-      feature,
-      project,
-      environment: 'live',
-      kind: 'boolean',
-      state: 'off',
-      variations: [
-        { identifier: 'true', value: 'true' },
-        { identifier: 'false', value: 'false' },
-      ],
-      offVariation: 'false',
-      defaultServe: { variation: 'true' },
-      version: 1,
-    });
     const environment = (id: string, project: string, feature: string) => ({
       id,
       project,
       identifier: 'live',
       apiKeys: [],
-      flags: [flag(feature, project)],
+      flags: [aFlag(feature, { project, environment: 'live' })],
       segments: [],
     });
     const imported = await fetch(`${url}/cf/admin/import`, {

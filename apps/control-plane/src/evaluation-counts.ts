@@ -107,7 +107,7 @@ export class EvaluationCounts {
 
   /**
    * Adds what was counted in an environment (UUID): all of it or, when this throws, nothing. It is on disk when this
-   * returns. A time ahead of now, or before anything that is kept, can only be a wrong clock's: it is taken for now.
+   * returns. A time ahead of now, or before anything that is kept, can only be a wrong clock's: it counts as of now.
    */
   add(environment: string, counts: readonly EvaluationCount[]): void {
     if (counts.length === 0) return;

@@ -200,7 +200,7 @@ describe('An ingestor of a directory', () => {
     const half = join(folder, 'half');
     await cp(directory, half, { recursive: true });
     await rename(directory, join(folder, 'whole'));
-    start({ settledMs: 300 });
+    start({ settledMs: 1500 });
     // Environment by environment, as a copy does it.
     await mkdir(directory);
     for (const name of ['env-dev', 'env-prod']) {

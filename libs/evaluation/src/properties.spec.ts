@@ -11,6 +11,8 @@ import { rulesetOf, stateOf } from './worlds.suite.js';
 const listOf = <T>(item: fc.Arbitrary<T>, maxLength = 3, minLength = 0) =>
   fc.array(item, { minLength, maxLength });
 
+const OPERATORS = ['equal', 'equal_sensitive', 'in', 'starts_with', 'ends_with', 'contains', 'gt'];
+
 describe('The evaluator of the Harness Node SDK', () => {
   /**
    * What both read alike. Left out, because it is a documented difference: rules without clauses, that serve both or
@@ -45,17 +47,7 @@ describe('The evaluator of the Harness Node SDK', () => {
         weight: 4,
         arbitrary: fc.record({
           attribute: attributes,
-          op: fc.constantFrom(
-            'equal',
-            'equal_sensitive',
-            'in',
-            'starts_with',
-            'ends_with',
-            'contains',
-            'gt',
-            'no_such',
-            '',
-          ),
+          op: fc.constantFrom(...OPERATORS, 'no_such', ''),
           values: listOf(texts),
           negate: fc.boolean(),
         }),
@@ -201,19 +193,7 @@ describe('Whatever the upstream and a client may send', () => {
   );
   const clause = fc.record({
     attribute: texts,
-    op: fc.constantFrom(
-      'equal',
-      'equal_sensitive',
-      'in',
-      'starts_with',
-      'ends_with',
-      'contains',
-      'gt',
-      'match',
-      'segmentMatch',
-      'segmentMatch',
-      'toString',
-    ),
+    op: fc.constantFrom(...OPERATORS, 'match', 'segmentMatch', 'segmentMatch', 'toString'),
     values: listOf(texts),
   });
   const clauses = listOf(clause, 2);
