@@ -16,7 +16,7 @@ const project = {
 };
 
 export default {
-  testTimeout: 180_000,
+  testTimeout: 300_000,
   // Scenarios mostly wait for other processes.
   maxWorkers: '100%',
   projects: [

@@ -11,11 +11,11 @@ import { startControlPlane } from '../apps/control-plane/src/control-plane.js';
 import { aFlag } from '../libs/domain/src/builders.suite.js';
 
 import { launchChromium } from './support/chromium.js';
-import { DEMO } from './support/processes.js';
+import { DEMO, PATIENCE_MS } from './support/processes.js';
 
 const SCOPE = 'accountIdentifier=demo&orgIdentifier=demo&projectIdentifier=demo';
 const TOKEN = '0123456789abcdef';
-const SOON = { timeout: 10_000 };
+const SOON = { timeout: PATIENCE_MS };
 
 let browser: Browser;
 beforeAll(async () => {

@@ -50,4 +50,4 @@ it(`What the embedded log acknowledged is there after kill -9, ${KILLS} times at
   expect(acknowledged.size).toBeGreaterThan(0);
   expect(last).toBeGreaterThanOrEqual(KILLS);
   await workspace.dispose();
-}, 180_000);
+});

@@ -125,7 +125,7 @@ describe('A million evaluations of 50 SDKs and 20 environments, through two gate
       { CLIENT_SERVICE: flags.url, METRIC_SERVICE: upstream.url, METRIC_POST_DURATION: '1' },
     );
     sdks = await Promise.all(Array.from({ length: SDKS }, (_, i) => CountingSdk.signIn(i, set.gateways)));
-  }, 120_000);
+  });
   afterEach(async () => {
     await set.dispose();
     await upstream.stop();
@@ -158,14 +158,13 @@ describe('A million evaluations of 50 SDKs and 20 environments, through two gate
     }
     return seen;
   };
-  const allArrived = (withinMs: number) =>
+  const allArrived = () =>
     eventually(
       () => {
         const seen = arrivals();
         return accepted().filter(({ marker }) => !seen.has(marker)).length;
       },
       (missing) => missing === 0,
-      withinMs,
     );
   const environmentSums = (
     posts: readonly { environment: string; entries: readonly Entry[] }[],
@@ -174,13 +173,13 @@ describe('A million evaluations of 50 SDKs and 20 environments, through two gate
 
   it('are there exactly once, when nothing goes wrong', async () => {
     await postMore(EVALUATIONS);
-    await allArrived(60_000);
+    await allArrived();
     expect(posted.every((post) => post.accepted)).toBe(true);
     expect(total(sumsOf(posted))).toBe(EVALUATIONS);
     for (const id of ENVIRONMENTS)
       expect(environmentSums(upstream.taken, id)).toEqual(environmentSums(posted, id));
     console.log(`${posted.length} posts of SDKs became ${upstream.taken.length} posts upstream`);
-  }, 180_000);
+  });
 
   it('are all there, and no more than a batch for each environment and crash twice, whatever goes wrong', async () => {
     await postMore(EVALUATIONS * 0.2);
@@ -224,7 +223,7 @@ describe('A million evaluations of 50 SDKs and 20 environments, through two gate
     await set.stop('gateway-1', 'SIGKILL');
     await set.start('gateway-1');
     await untilKilled;
-    await allArrived(90_000);
+    await allArrived();
     // What nobody heard of may be on its way as well.
     await eventually(
       async () => {
@@ -232,7 +231,6 @@ describe('A million evaluations of 50 SDKs and 20 environments, through two gate
         return forwarder?.['backlog'] as { messages: number } | undefined;
       },
       (backlog) => backlog?.messages === 0,
-      60_000,
     );
 
     const crashes = 2;
@@ -257,7 +255,7 @@ describe('A million evaluations of 50 SDKs and 20 environments, through two gate
       `${accepted().length} posts accepted, ${doubtful.length} not, of which ${doubtful.filter(({ marker }) => seen.has(marker)).length} ` +
         `arrived as well; ${twice} posts arrived twice after ${crashes} crashes; ${upstream.taken.length} posts upstream`,
     );
-  }, 300_000);
+  });
 });
 
 function markersIn(entries: readonly Entry[]): number {

@@ -111,16 +111,15 @@ describe('Evaluation counts, through the one-process relay', () => {
       expected['banner-text/sale'] = (expected['banner-text/sale'] ?? 0) + 1;
     };
     const admin = new Admin(controlPlane.url);
-    const arrived = (sums: Sums, withinMs: number) =>
+    const arrived = (sums: Sums) =>
       eventually(
         () => admin.counts('dev'),
         (found) => total(found) >= total(sums),
-        withinMs,
       );
     await client.waitForInitialization();
     await evaluate(7);
     // Every minute: it takes no shorter time.
-    expect(await arrived(expected, 90_000)).toEqual(expected);
+    expect(await arrived(expected)).toEqual(expected);
 
     await controlPlane.process.kill('SIGKILL');
     controlPlane = await workspace.controlPlane(folder, controlPlane.port);
@@ -128,7 +127,7 @@ describe('Evaluation counts, through the one-process relay', () => {
     await evaluate(3);
     // And once at its end.
     client.close();
-    expect(await arrived(expected, 20_000)).toEqual(expected);
+    expect(await arrived(expected)).toEqual(expected);
 
     const node = { sdk: 'javascript server' };
     expect(await admin.counts('dev', node)).toEqual(expected);
@@ -141,7 +140,7 @@ describe('Evaluation counts, through the one-process relay', () => {
     const before = { bucket: 'minute', to: String(began - (began % 60_000)) };
     expect(total(await admin.counts('dev', before))).toBe(0);
     expect(await admin.counts('prod')).toEqual({});
-  }, 180_000);
+  });
 
   it('of every dialect arrive, each exactly once, merged and by environment (P7)', async () => {
     const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
@@ -228,7 +227,7 @@ describe('Evaluation counts, through the one-process relay', () => {
       () => sumsOf(upstream.taken),
       (sums) => sums['a/true'] === 7 && sums['b/true'] === 2,
     );
-  }, 120_000);
+  });
 
   it('are taken and dropped at the door when nothing is to be sent', async () => {
     const relay = await workspace.relay(await workspace.folder(), controlPlane.url, 0, {
@@ -403,9 +402,8 @@ describe('Evaluation counts, through gateway and forwarder on NATS', () => {
     await eventually(
       () => total(sumsOf(upstream.taken)),
       (sum) => sum === accepted + twice,
-      60_000,
     );
-  }, 120_000);
+  });
 
   it('are refused with 503 while NATS is away, and none that was taken is lost over its restart', async () => {
     const sdk = await CountingSdk.signIn(gateway);
@@ -432,7 +430,7 @@ describe('Evaluation counts, through gateway and forwarder on NATS', () => {
 
     expect(new Set(sdk.statuses)).toEqual(new Set([200, 503]));
     await arrived(sumsOf(sdk.accepted));
-  }, 120_000);
+  });
 
   it('that the upstream refuses are parked alone, and sent again while everything runs', async () => {
     upstream.answerTo = ({ environment }) => (environment === DEMO.prod.id ? 404 : 200);

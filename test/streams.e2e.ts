@@ -78,7 +78,7 @@ describe.each(DEPLOYMENTS)('A stream of the relay as %s', (_name, deploy) => {
     expect([...truth.values()].every((version) => version > 5)).toBe(true);
     expect(stale()).toEqual([]);
     expect(connections).toBeGreaterThan(10);
-  }, 120_000);
+  });
 
   it('of the Node SDK, after a restart in which a flag changed, tells of the change', async () => {
     const [url = ''] = deployment.gateways;
@@ -86,6 +86,7 @@ describe.each(DEPLOYMENTS)('A stream of the relay as %s', (_name, deploy) => {
       baseUrl: url,
       eventsUrl: url,
       enableStream: true,
+      pollInterval: 3_600_000,
       enableAnalytics: false,
       logger: { trace() {}, debug() {}, info() {}, warn() {}, error() {} },
       ...ownMemory(),
@@ -109,7 +110,7 @@ describe.each(DEPLOYMENTS)('A stream of the relay as %s', (_name, deploy) => {
         (version) => version === 4,
       );
     });
-    // It polls at most once a minute, and fetches nothing when its stream is back: it must hear.
-    await eventually(darkMode, (value) => !value, 50_000);
-  }, 120_000);
+    // It fetches nothing when its stream is back: it must hear.
+    await eventually(darkMode, (value) => !value);
+  });
 });

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { createParser } from 'eventsource-parser';
 
-import { DEMO } from './processes.js';
+import { DEMO, PATIENCE_MS } from './processes.js';
 
 /** The upstream's admin API, as a person with a page or a script uses it. */
 export class Admin {
@@ -168,7 +168,7 @@ async function* events(
 export async function eventually<T>(
   look: () => Promise<T> | T,
   holds: (seen: T) => boolean,
-  withinMs = 20_000,
+  withinMs = PATIENCE_MS,
 ): Promise<T> {
   const deadline = Date.now() + withinMs;
   for (;;) {

@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { DEMO, freePort, Process, runApp, type Service, Workspace } from './processes.js';
+import { DEMO, freePort, PATIENCE_MS, Process, runApp, type Service, Workspace } from './processes.js';
 
 /** A relay under test, whatever it is made of, and its upstream. */
 export interface Deployment {
@@ -324,7 +324,7 @@ function server(command: string, args: readonly string[]): Process {
 }
 
 async function answers(port: number): Promise<void> {
-  for (const deadline = Date.now() + 20_000; Date.now() < deadline; await delay(20)) {
+  for (const deadline = Date.now() + PATIENCE_MS; Date.now() < deadline; await delay(20)) {
     const socket = connect(port, '127.0.0.1');
     socket.write('PING\r\n');
     const up = await once(socket, 'data').then(

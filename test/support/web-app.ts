@@ -5,9 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { build } from 'esbuild';
 import type { Browser, Page } from 'playwright-core';
 
-import { root } from './processes.js';
-
-const SHOWN_WITHIN_MS = 20_000;
+import { PATIENCE_MS, root } from './processes.js';
 
 /** A page of somebody's application, from a server of its own, with a script that is bundled as applications are. */
 export class WebApp {
@@ -56,7 +54,7 @@ export class WebApp {
       await this.page.waitForFunction(
         `document.querySelector('main').textContent === ${JSON.stringify(wanted)}`,
         undefined,
-        { timeout: SHOWN_WITHIN_MS },
+        { timeout: PATIENCE_MS },
       );
     } catch {
       throw new Error(`the page shows ${await this.page.locator('main').innerText()} and not ${wanted}`);

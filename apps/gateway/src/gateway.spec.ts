@@ -1866,7 +1866,7 @@ describe('A gateway that stops', () => {
 });
 
 async function until(holds: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 20_000; !holds();) {
+  for (const deadline = Date.now() + 120_000; !holds();) {
     if (Date.now() > deadline) throw new Error(`it did not come about: ${holds.toString()}`);
     await new Promise((done) => setImmediate(done));
   }

@@ -281,7 +281,7 @@ describe('SDKs that come and go between two gateways, which lag and restart', ()
         for (let marker = 0; marker === 0 || !sdks.every((sdk) => sdk.isLevel); marker++) {
           await world.happens(published(`marker-${marker}`, 1));
           for (const gateway of gateways) gateway.advance(Number.MAX_SAFE_INTEGER);
-          const deadline = Date.now() + 10_000;
+          const deadline = Date.now() + 120_000;
           while (!sdks.every((sdk) => sdk.hasHeard(`marker-${marker}`))) {
             if (Date.now() > deadline) throw new Error('a marker is not heard of by all');
             await immediate();
@@ -298,5 +298,5 @@ describe('SDKs that come and go between two gateways, which lag and restart', ()
       }),
       { numRuns: 100 },
     );
-  }, 120_000);
+  });
 });

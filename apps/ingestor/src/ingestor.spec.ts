@@ -121,7 +121,7 @@ async function eventually<Seen>(
   look: () => Seen | Promise<Seen>,
   holds: (seen: Seen) => unknown,
 ): Promise<Seen> {
-  const deadline = Date.now() + 15_000;
+  const deadline = Date.now() + 120_000;
   for (;;) {
     const seen = await look();
     if (holds(seen)) return seen;

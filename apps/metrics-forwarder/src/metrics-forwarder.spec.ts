@@ -185,7 +185,7 @@ class Upstream {
 }
 
 async function until(holds: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 10_000; !holds();) {
+  for (const deadline = Date.now() + 120_000; !holds();) {
     if (Date.now() > deadline) throw new Error(`it did not come about: ${String(holds)}`);
     await delay(5);
   }
