@@ -11,7 +11,7 @@ import { Client } from '@harnessio/ff-nodejs-server-sdk';
 import { type BundleEnvironment, readBundle, writeBundle } from '#libs/bundle';
 
 import { aFlag, aSegment } from '../libs/domain/src/builders.suite.js';
-import { eventually, ownMemory, SdkSession, upstreamFlags } from './support/clients.js';
+import { eventually, ownMemory, SdkSession, upstreamFlags, without } from './support/clients.js';
 
 import { DEMO, freePort, run, runApp, type Service, Workspace } from './support/processes.js';
 
@@ -157,7 +157,7 @@ describe('A relay that is offline', () => {
     const sdk = await SdkSession.signIn(relay.url);
     expect(await sdk.flagVersion('theme')).toBe(5);
     const ending = new AbortController();
-    const events = (await sdk.stream(ending.signal))[Symbol.asyncIterator]();
+    const events = without(['dark-mode', 'theme'], await sdk.stream(ending.signal));
     const folder = join(config, `env-${dev.id}`);
     const flags = [aFlag('dark-mode', { state: 'off', version: 4 }), aFlag('new')];
     await writeFile(join(folder, 'feature_config.json'), JSON.stringify(flags));

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { ScriptedUpstream } from '../apps/ingestor/src/scripted-upstream.suite.js';
 import { aFlag } from '../libs/domain/src/builders.suite.js';
 
-import { eventually, type SdkEvent, SdkSession } from './support/clients.js';
+import { eventually, type SdkEvent, SdkSession, without } from './support/clients.js';
 import { Workspace } from './support/processes.js';
 import { hashOf } from './support/upstream-world.js';
 
@@ -40,7 +40,7 @@ describe('A proxy key that is rotated', () => {
     const stop = new AbortController();
     const session = await SdkSession.signIn(relay.url, { id: 'dev', serverKey: SDK_KEY });
     const heard: SdkEvent[] = [];
-    const events = await session.stream(stop.signal);
+    const events = without(['dark-mode'], await session.stream(stop.signal));
     const listening = (async () => {
       for await (const event of events) heard.push(event);
     })();

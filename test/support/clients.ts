@@ -141,6 +141,15 @@ export class SdkSession {
   }
 }
 
+/** The same without the creations of what was there: the first stream of a relay that begins may hear of it. */
+export async function* without(
+  there: readonly string[],
+  events: AsyncIterable<SdkEvent>,
+): AsyncGenerator<SdkEvent, undefined> {
+  for await (const event of events)
+    if (event.event !== 'create' || !there.includes(event.identifier)) yield event;
+}
+
 async function* events(
   opening: string,
   chunks: AsyncIterator<string>,
