@@ -17,7 +17,7 @@ import { type EventLog, type LoggedMessage, UnknownEpoch } from '#libs/event-log
 import type { UpstreamSnapshot } from '#libs/observability';
 import { MemoryStateStore } from '#libs/state-store';
 
-import { EnvironmentViews } from './environment-views.js';
+import { EnvironmentViews, type Jump } from './environment-views.js';
 
 const at = (sequence: number, epoch = 'e1'): Position => ({ epoch, sequence });
 const added: EnvironmentFact = { type: 'EnvironmentAdded', environment: 'dev', account: 'acme' };
@@ -38,7 +38,7 @@ class ToldLog {
   readonly followedFrom: (Position | undefined)[] = [];
   private readonly followed = new Map<number, PromiseWithResolvers<void>>();
 
-  readonly reachable = true;
+  reachable = true;
   /** What the ingestor said last of its link. */
   link: UpstreamSnapshot | undefined;
   /** What `latest` says. */
@@ -173,8 +173,8 @@ describe('The views of a gateway', () => {
 
   const jumps = (of: EnvironmentViews) => {
     const seen: unknown[] = [];
-    of.jumps.subscribe((changes) =>
-      seen.push(...changes.map(({ before, after }) => [versionOf(before), versionOf(after)])),
+    of.jumps.subscribe(({ environments }) =>
+      seen.push(...environments.map(({ before, after }) => [versionOf(before), versionOf(after)])),
     );
     return seen;
   };
@@ -242,6 +242,22 @@ describe('The views of a gateway', () => {
     const started = start(log);
     await started.complete;
     expect(versionIn(started)).toBe(5);
+  });
+
+  it('follow the store while the log is away, and say for which facts that stands', async () => {
+    await stored(1);
+    const log = new ToldLog([]);
+    const started = start(log);
+    await log.takenIn(1);
+    const seen: Jump[] = [];
+    started.jumps.subscribe((jump) => seen.push(jump));
+    log.reachable = false;
+    const state = evolve(evolve(unknownEnvironment('dev'), added, 1), flag(2), 3);
+    await store.replace(state, 'e1', (await store.positions()).get('dev'));
+    await store.advance({ position: at(3), complete: true, writer: 'projector' });
+    await started.level();
+    expect(versionIn(started)).toBe(2);
+    expect(seen.map(({ over }) => over)).toEqual([{ epoch: 'e1', after: 2, until: 3 }]);
   });
 
   it('are level with the store before a request is answered, if that takes no longer than a moment', async () => {

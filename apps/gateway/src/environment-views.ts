@@ -32,10 +32,14 @@ export interface Revocation {
   readonly apiKey?: string;
 }
 
-/** An environment that changed without facts that led from one state to the other. */
+/** The views changed without the facts that led from one state to the other. */
 export interface Jump {
-  readonly before: EnvironmentState | undefined;
-  readonly after: EnvironmentState | undefined;
+  /** The facts of that log that it stands for: later than `after`, and not later than `until`. */
+  readonly over: { readonly epoch: string; readonly after: number; readonly until: number };
+  readonly environments: readonly {
+    readonly before: EnvironmentState | undefined;
+    readonly after: EnvironmentState | undefined;
+  }[];
 }
 
 /**
@@ -49,14 +53,13 @@ export class EnvironmentViews {
   private readonly logger = new Logger(EnvironmentViews.name);
   private readonly stopping = new AbortController();
   private readonly revocations = new Subject<Revocation>();
-  private readonly jumping = new Subject<readonly Jump[]>();
+  private readonly jumping = new Subject<Jump>();
   private readonly loaded = Promise.withResolvers<void>();
   private readonly whole = Promise.withResolvers<void>();
   private isWhole = false;
   private readonly formerEpochs = new Set<string>();
   private environmentByKey = new Map<string, string>();
   private view: LogFold | undefined;
-  private jumpedTo: Position | undefined;
   /** Where the log ended when the views began. */
   private end: Position | undefined;
   private readonly waiting = new Set<{ readonly position: Position; readonly done: () => void }>();
@@ -104,8 +107,8 @@ export class EnvironmentViews {
     return this.revocations;
   }
 
-  /** What changed when a log that was made anew took the place of the one before. */
-  get jumps(): Observable<readonly Jump[]> {
+  /** What changed when a log that was made anew took the place of the one before, or the store that of a log that is away. */
+  get jumps(): Observable<Jump> {
     return this.jumping;
   }
 
@@ -128,11 +131,6 @@ export class EnvironmentViews {
   /** The environment that an SDK key opens. @param apiKey its SHA-256, lower-case hex */
   environmentOf(apiKey: string): string | undefined {
     return this.environmentByKey.get(apiKey);
-  }
-
-  /** Whether the views took a fact over in a jump, which told of it. */
-  jumpedOver({ epoch, sequence }: Position): boolean {
-    return this.jumpedTo?.epoch === epoch && sequence <= this.jumpedTo.sequence;
   }
 
   /**
@@ -253,9 +251,13 @@ export class EnvironmentViews {
     const changed = [...ids].filter((id) => before?.states.get(id) !== view.states.get(id));
     for (const id of changed) this.keysMayDiffer(id, before?.states.get(id));
     if (before) {
-      this.jumpedTo = view.position;
-      if (before.position.epoch !== view.position.epoch) this.formerEpochs.add(before.position.epoch);
-      this.jumping.next(changed.map((id) => ({ before: before.states.get(id), after: view.states.get(id) })));
+      const { epoch, sequence: until } = view.position;
+      const goesOn = before.position.epoch === epoch && before.position.sequence <= until;
+      if (before.position.epoch !== epoch) this.formerEpochs.add(before.position.epoch);
+      this.jumping.next({
+        over: { epoch, after: goesOn ? before.position.sequence : 0, until },
+        environments: changed.map((id) => ({ before: before.states.get(id), after: view.states.get(id) })),
+      });
     }
     this.reached();
   }

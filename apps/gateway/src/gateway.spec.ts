@@ -1086,6 +1086,20 @@ describe('A stream', () => {
     );
     expect((await call('GET', '/metrics')).text).toContain('let_go_total{reason="slow"} 1\n');
   });
+
+  it('is not let go for what it missed, however much that is, and however slowly it reads', async () => {
+    const names = Array.from({ length: 600 }, (_, i) => `${i}-${'x'.repeat(10_000)}`);
+    const { stream, upstream, serverSide } = await start(names.map((name) => flag(name)));
+    const wire = await stream(DEV_KEY, { 'Last-Event-ID': 'ABCDEFGH.1' });
+    wire.socket.pause();
+    await until(() => (serverSide(wire)?.writableLength ?? 0) > 1024 * 1024);
+    await upstream.happens(flag('one-more'));
+    expect(serverSide(wire)?.destroyed).toBe(false);
+    wire.socket.resume();
+    await wire.until('"identifier":"one-more"');
+    const heard = new Set(wire.events.map(({ identifier }) => identifier));
+    expect(names.filter((name) => !heard.has(name))).toEqual([]);
+  });
 });
 
 describe('The age of what is served', () => {

@@ -61,6 +61,8 @@ export class NoticeHub {
   private toldFrom = 0;
   private telling = Promise.withResolvers<void>();
   private lostAt = Number.NEGATIVE_INFINITY;
+  /** What jumps stood for whose notices have not come yet, in the order of the log. */
+  private jumpedOver: Jump['over'][] = [];
   /** By environment: what came so soon after something was written that it waits for more. */
   private readonly gathering = new Map<string, { readonly notice: Notice; readonly event: StreamEvent }[]>();
   private readonly replays = new WeakMap<EnvironmentChanges, Replays>();
@@ -84,7 +86,7 @@ export class NoticeHub {
     const head = await this.log.head('FF_CHANGES').catch(() => undefined);
     if (head) this.tellFrom(head);
     this.work = this.keepTelling();
-    this.jumps = this.views.jumps.subscribe((jumps) => this.tellJumps(jumps));
+    this.jumps = this.views.jumps.subscribe((jump) => this.tellJump(jump));
     this.streams.start();
     this.revocations = this.views.revoked.subscribe(({ environment, apiKey }) =>
       this.streams.endOf(environment, 'revoked', apiKey),
@@ -129,7 +131,8 @@ export class NoticeHub {
    */
   add(opening: StreamOpening, response: ServerResponse, lastEventId?: string): void {
     this.flush(opening.environment);
-    const stream = this.streams.open(opening, response, this.told?.sequence);
+    const joined = { told: this.told?.sequence, held: this.views.position };
+    const stream = this.streams.open(opening, response, joined);
     const heard = eventIdIn(lastEventId);
     const changes = this.told && this.changes.of(opening.environment);
     if (this.missesNothing(heard)) stream.isLevel = true;
@@ -189,11 +192,10 @@ export class NoticeHub {
     const state = this.views.environment(stream.environment);
     if (!told || !state) return;
     this.flush(stream.environment);
-    const until = stream.joinedAt ?? this.toldFrom;
+    const until = stream.joined.told ?? this.toldFrom;
     const after = heard ? this.afterId(heard, changes) : this.afterTime(stream, changes, openedAt);
     const batch = this.replayOf(state, changes, told, after, until);
-    stream.isLevel = true;
-    this.streams.write(stream, batch);
+    this.streams.replay(stream, batch);
   }
 
   /** Up to where somebody heard who names an event; undefined if that cannot be told any more. */
@@ -207,7 +209,7 @@ export class NoticeHub {
     const { replayMs } = this.settings;
     if (openedAt - this.lostAt < replayMs) return undefined;
     // One that was open before anything was told heard of nothing that came until then.
-    const backMs = stream.joinedAt === undefined ? Math.max(replayMs, CLOCKS_DIFFER_MS) : replayMs;
+    const backMs = stream.joined.told === undefined ? Math.max(replayMs, CLOCKS_DIFFER_MS) : replayMs;
     return changes.before(openedAt - backMs);
   }
 
@@ -282,11 +284,10 @@ export class NoticeHub {
   private async tell({ body, position, subject, time }: LoggedMessage): Promise<void> {
     try {
       const { notice, of, time: factTime } = noticeIn(body);
-      // What the views took over with another log was told then.
-      const wasTold = this.views.jumpedOver(of);
-      if (wasTold || (await this.views.caughtUp(of))) {
+      if (this.wasTold(of) || (await this.views.caughtUp(of))) {
         this.changes.take({ ...notice, sequence: position.sequence, time });
-        if (!wasTold) this.send(notice, position, factTime);
+        if (this.wasTold(of)) this.sendToLate(notice, position, of);
+        else this.send(notice, position, factTime);
       } else if (this.stopping.signal.aborted) return;
       else {
         this.logger.warn(
@@ -303,11 +304,23 @@ export class NoticeHub {
   }
 
   /** The notices of a log that took the place of another may come late, or from nobody: what differs is known here. */
-  private tellJumps(jumps: readonly Jump[]): void {
-    for (const { before, after } of jumps) {
+  private tellJump({ over, environments }: Jump): void {
+    const last = this.jumpedOver.at(-1);
+    if (last?.epoch !== over.epoch) this.jumpedOver = [over];
+    else if (last.until === over.after) this.jumpedOver.splice(-1, 1, { ...over, after: last.after });
+    else this.jumpedOver.push(over);
+    for (const { before, after } of environments) {
       const nothing = unknownEnvironment((after ?? before)?.id ?? '');
       for (const notice of differences(before ?? nothing, after ?? nothing)) this.send(notice, undefined);
     }
+  }
+
+  /** Whether a jump told of a fact. Asked in the order of the log: what lies behind is forgotten. */
+  private wasTold({ epoch, sequence }: Position): boolean {
+    if (this.jumpedOver[0]?.epoch !== epoch) return false;
+    while (this.jumpedOver[0] && this.jumpedOver[0].until < sequence) this.jumpedOver.shift();
+    const [next] = this.jumpedOver;
+    return next !== undefined && sequence > next.after;
   }
 
   /** The first of several goes out at once, the others when no more came for a moment, or a moment has passed. */
@@ -322,6 +335,20 @@ export class NoticeHub {
     }
     this.write(environment, [{ data, position, factTime }]);
     this.gather(environment);
+  }
+
+  /** What a jump told of already is news only for streams that were opened after it. */
+  private sendToLate(notice: Notice, position: Position, of: Position): void {
+    const { environment } = notice;
+    const data = this.isPast(notice) ? undefined : sdkEvent(notice);
+    if (data === undefined) return;
+    this.flush(environment);
+    const batch = new EventBatch([{ data, position }]);
+    for (const stream of this.streams.of(environment)) {
+      const { held } = stream.joined;
+      const isLate = held?.epoch === of.epoch && held.sequence >= of.sequence;
+      if (isLate && stream.heardUntil < position.sequence) this.streams.write(stream, batch);
+    }
   }
 
   private gather(environment: string): void {

@@ -2,6 +2,8 @@ import type { ServerResponse } from 'node:http';
 
 import { Logger } from '@nestjs/common';
 
+import type { Position } from '#libs/domain';
+
 import type { GatewayTelemetry, LetGo } from './gateway-telemetry.js';
 import { type EventBatch, HEARTBEAT, type Reader } from './stream-events.js';
 
@@ -20,7 +22,7 @@ const HEARTBEAT_MS = 10_000;
 /** Every so often a part of the streams has its turn, so that none waits for a beat of all. */
 const TURN_MS = 1000;
 const TURNS = HEARTBEAT_MS / TURN_MS;
-/** A reader for whom more than this waits is let go; it comes back and hears what it missed. */
+/** A reader for whom more than this waits, beside what it missed, is let go; it comes back and hears what it missed. */
 const MOST_WAITING_BYTES = 1024 * 1024;
 /** For a reader to see the end. */
 const END_WITHIN_MS = 500;
@@ -35,6 +37,14 @@ export interface StreamOpening {
   readonly reader: Reader;
 }
 
+/** What a stream found when it was opened. */
+export interface Joined {
+  /** Up to which notice streams had been told; undefined if nothing was told yet. */
+  readonly told: number | undefined;
+  /** Up to which fact the views held everything. */
+  readonly held: Position | undefined;
+}
+
 /** An open stream, and what its reader knows. */
 export class Stream {
   readonly environment: string;
@@ -44,12 +54,13 @@ export class Stream {
   isLevel = false;
   /** Up to where its reader heard already, from another gateway that is further. */
   heardUntil = 0;
+  /** How much of what it missed may still wait for it. */
+  replayBytes = 0;
 
-  /** @param joinedAt what was told when it was opened; undefined if nothing was yet */
   constructor(
     opening: StreamOpening,
     readonly response: ServerResponse,
-    readonly joinedAt: number | undefined,
+    readonly joined: Joined,
     readonly turn: number,
     readonly endsAt: number,
   ) {
@@ -105,11 +116,11 @@ export class OpenStreams {
   }
 
   /** Takes over a response whose headers are written. The first byte goes out at once: SDKs wait for it. */
-  open(opening: StreamOpening, response: ServerResponse, joinedAt: number | undefined): Stream {
+  open(opening: StreamOpening, response: ServerResponse, joined: Joined): Stream {
     const { environment, apiKey, reader } = opening;
     const { maxAgeMs } = this.limits;
     const endsAt = maxAgeMs > 0 ? Date.now() + maxAgeMs * (1 - Math.random() / 4) : Number.POSITIVE_INFINITY;
-    const stream = new Stream(opening, response, joinedAt, this.opened++ % TURNS, endsAt);
+    const stream = new Stream(opening, response, joined, this.opened++ % TURNS, endsAt);
     const byKey = this.streams.get(environment) ?? new Map<string, Set<Stream>>();
     this.streams.set(environment, byKey);
     const ofKey = byKey.get(apiKey) ?? new Set();
@@ -132,18 +143,31 @@ export class OpenStreams {
     return this.streams.has(environment);
   }
 
+  /** Tells a stream what it missed, however much that is: all that missed the same share its bytes. */
+  replay(stream: Stream, batch: EventBatch): void {
+    stream.isLevel = true;
+    this.send(stream, batch);
+    stream.replayBytes = stream.response.socket?.writableLength ?? 0;
+  }
+
   write(stream: Stream, batch: EventBatch): void {
-    if (!stream.isOpen) return;
-    const { socket, chunkedEncoding } = stream.response;
-    const writes = stream.isLevel ? batch.withIds(stream.reader) : batch.withoutIds(stream.reader);
-    // The frames are complete, so they go past the response, which would build them anew for each stream.
-    for (const bytes of chunkedEncoding ? writes.framed : writes.plain) socket?.write(bytes);
-    if ((socket?.writableLength ?? 0) <= MOST_WAITING_BYTES) return;
+    const { socket } = stream.response;
+    if (socket?.writableLength === 0) stream.replayBytes = 0;
+    this.send(stream, batch);
+    if (!stream.isOpen || (socket?.writableLength ?? 0) <= MOST_WAITING_BYTES + stream.replayBytes) return;
     this.logger.warn(
       `A stream of ${stream.environment} is let go: it does not read, and over 1 MiB waits for it`,
     );
     socket?.destroy();
     this.telemetry.streamLetGo('slow');
+  }
+
+  private send(stream: Stream, batch: EventBatch): void {
+    if (!stream.isOpen) return;
+    const { socket, chunkedEncoding } = stream.response;
+    const writes = stream.isLevel ? batch.withIds(stream.reader) : batch.withoutIds(stream.reader);
+    // The frames are complete, so they go past the response, which would build them anew for each stream.
+    for (const bytes of chunkedEncoding ? writes.framed : writes.plain) socket?.write(bytes);
   }
 
   /** Ends streams in a way that SDKs understand; those whose reader does not read are cut. */
