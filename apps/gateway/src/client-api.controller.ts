@@ -29,10 +29,10 @@ import { RememberedTargets } from './remembered-targets.js';
 import { SdkAccess } from './sdk-access.js';
 import { SdkError } from './sdk-error.js';
 import { SdkEvaluations } from './sdk-evaluations.js';
-import { type SdkTarget, sdkTarget, targetIn } from './sdk-target.js';
+import { type SdkTarget, signInTarget, targetIn } from './sdk-target.js';
 import { TargetForwarder } from './target-forwarder.js';
 
-const signIn = z.looseObject({ apiKey: z.string().min(1), target: sdkTarget.nullish() });
+const signIn = z.looseObject({ apiKey: z.string().min(1), target: signInTarget });
 
 const JSON_TYPE = 'application/json; charset=utf-8';
 /** The body of an answer that has nothing to say. */

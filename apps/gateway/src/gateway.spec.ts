@@ -221,8 +221,9 @@ describe('Signing in', () => {
     ['null', 'null'],
     ['a list', '[]'],
     ['what is not JSON', '{"apiKey":'],
-    ['a target without identifier', withKey(DEV_KEY, { target: {} })],
-    ['a target with an empty identifier', withKey(DEV_KEY, { target: { identifier: '' } })],
+    ['a target that is text', withKey(DEV_KEY, { target: 'anna' })],
+    ['a target that is a list', withKey(DEV_KEY, { target: [] })],
+    ['a target identifier that is no text', withKey(DEV_KEY, { target: { identifier: 0 } })],
     ['a target identifier above 1 KB', withKey(DEV_KEY, { target: { identifier: 'x'.repeat(1025) } })],
   ])('is answered 400 for %s', async (_, body) => {
     const { status, json } = await auth(body);
@@ -1255,6 +1256,26 @@ describe('The target of a sign-in', () => {
     });
     expect(remembered.target(PROD, 'anna')).toBeUndefined();
     expect(remembered.target(DEV, 'mallory')).toBeUndefined();
+  });
+
+  it.each([
+    ['as SDKs of .NET write it that have none', { identifier: '' }],
+    ['with other fields', { identifier: '', name: 'x', attributes: { plan: 'pro' } }],
+    ['without an identifier', {}],
+    ['whose identifier is null', { identifier: null }],
+  ])('%s is none: it is neither remembered nor forwarded', async (_, target) => {
+    const { app, call } = await start([], {
+      FORWARD_TARGETS: 'true',
+      CLIENT_SERVICE: 'http://127.0.0.1:1',
+    });
+    const body = JSON.stringify({ apiKey: DEV_KEY, target });
+    const { status, json } = await call('POST', '/client/auth', {}, body);
+    expect(status).toBe(200);
+    expect(json()).toEqual({ authToken: expect.any(String) });
+    expect(app.get(RememberedTargets, { strict: false }).target(DEV, '')).toBeUndefined();
+    expect(app.get(StatusBoard, { strict: false }).look()['gateway']).toMatchObject({
+      targets: { forwarded: 0, waiting: 0, dropped: 0 },
+    });
   });
 });
 

@@ -12,6 +12,18 @@ export const sdkTarget = z.looseObject({
 
 export type SdkTarget = z.infer<typeof sdkTarget>;
 
+/** The target of a sign-in, if it names one: SDKs of .NET sign in with one whose identifier is empty. */
+export const signInTarget = z.preprocess(
+  (target) => (namesNobody(target) ? undefined : target),
+  sdkTarget.nullish(),
+);
+
+function namesNobody(target: unknown): boolean {
+  if (typeof target !== 'object' || target === null || Array.isArray(target)) return false;
+  const { identifier } = target as { readonly identifier?: unknown };
+  return identifier === undefined || identifier === null || identifier === '';
+}
+
 /** Halves of a character beyond 16 bits, each written as if it were a character, as SDKs in browsers do. */
 const HALVES = /\xed([\xa0-\xaf])([\x80-\xbf])\xed([\xb0-\xbf])([\x80-\xbf])/g;
 
