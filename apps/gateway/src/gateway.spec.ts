@@ -152,6 +152,10 @@ function token(claims: object, { alg = 'HS256', secret = SECRET } = {}): string 
   const hash = alg.replace('HS', 'sha');
   return `${signed}.${createHmac(hash, secret).update(signed).digest('base64url')}`;
 }
+const JWT = { alg: 'HS256', typ: 'JWT' };
+/** A token that nobody signed, whose claims are the text. */
+const unsigned = (header: object, text: string) =>
+  `${part(header)}.${Buffer.from(text).toString('base64url')}.x`;
 const claimsOf = (jwt: string) =>
   JSON.parse(Buffer.from(jwt.split('.')[1] ?? '', 'base64url').toString()) as Record<string, unknown>;
 const anError = (status: number, message: unknown = expect.any(String)) => ({
@@ -569,6 +573,7 @@ describe('Reading', () => {
       ['that is empty', () => 'Bearer '],
       ['of another scheme', () => `Basic ${token(good())}`],
       ['that is garbled', () => 'Bearer abc.def.ghi'],
+      ['whose claims are no JSON', () => `Bearer ${unsigned(JWT, 'not JSON')}`],
       [
         'with a changed claim',
         () => `Bearer ${token(good()).replace(/\..*\./, `.${part({ ...good(), x: 1 })}.`)}`,
@@ -1214,7 +1219,9 @@ describe('A gateway with BYPASS_AUTH', () => {
       expect(wire.events.map(({ identifier }) => identifier)).not.toContain('c');
     }
     expect((await call('GET', '/stream')).status).toBe(400);
-    expect((await call('GET', '/stream', { authorization: 'Bearer x' })).status).toBe(400);
+    for (const bad of ['x', unsigned(JWT, 'not JSON')]) {
+      expect((await call('GET', '/stream', { authorization: `Bearer ${bad}` })).status).toBe(400);
+    }
     expect((await call('GET', '/stream', { 'API-Key': 'none' })).status).toBe(401);
   });
 
@@ -1348,6 +1355,9 @@ describe('Whatever is asked', () => {
     fc
       .record({ apiKey: fc.jsonValue(), environment: fc.constantFrom(DEV, PROD, '', null, 7, 'toString') })
       .map((claims) => `Bearer ${token(claims)}`),
+    fc
+      .tuple(fc.oneof(fc.constant(JWT), fc.object()), fc.oneof(anyText, fc.json()))
+      .map(([header, text]) => `Bearer ${unsigned(header, text)}`),
   );
   const headers = fc.record(
     {
@@ -1398,6 +1408,31 @@ describe('Whatever is asked', () => {
     'PATCH',
   );
 
+  /** Asks, and expects an answer of the documented form. Returns its status. */
+  const ask = async (
+    { app }: Gateway,
+    method: string,
+    path: string,
+    headers: Record<string, string | undefined>,
+    body?: string,
+  ) => {
+    const answer = await app.inject({
+      method: method as 'GET',
+      url: path,
+      headers,
+      ...(body !== undefined && method !== 'GET' && method !== 'HEAD' && { payload: body }),
+    });
+    expect(STATUSES).toContain(answer.statusCode);
+    expect(answer.headers['access-control-allow-origin']).toBe('*');
+    if (answer.statusCode < 400 || method === 'HEAD') return answer.statusCode;
+    const said = answer.json<{ errorCode?: string }>();
+    const text = expect.any(String);
+    if (path.startsWith('/ofrep/v1/evaluate/') && said.errorCode !== undefined)
+      expect(said).toMatchObject({ errorCode: text, errorDetails: text });
+    else expect(said).toEqual(anError(answer.statusCode));
+    return answer.statusCode;
+  };
+
   it('is answered with a documented status, in the form that SDKs and browsers read', async () => {
     const good = await gateway.bearer();
     await fc.assert(
@@ -1405,25 +1440,29 @@ describe('Whatever is asked', () => {
         // What injects the request reads the path as a browser does.
         fc.pre(URL.canParse(path, 'http://localhost'));
         const sent = headers.authorization === 'good' ? { ...headers, ...good } : headers;
-        const answer = await gateway.app.inject({
-          method: method as 'GET',
-          url: path,
-          headers: sent,
-          ...(body !== undefined && method !== 'GET' && method !== 'HEAD' && { payload: body }),
-        });
-        expect(STATUSES).toContain(answer.statusCode);
-        expect(answer.headers['access-control-allow-origin']).toBe('*');
-        if (answer.statusCode < 400 || method === 'HEAD') return;
-        const said = answer.json<{ errorCode?: string }>();
-        const text = expect.any(String);
-        if (path.startsWith('/ofrep/v1/evaluate/') && said.errorCode !== undefined)
-          expect(said).toMatchObject({ errorCode: text, errorDetails: text });
-        else expect(said).toEqual(anError(answer.statusCode));
+        await ask(gateway, method, path, sent, body);
       }),
       { numRuns: 1000, timeout: 5000 },
     );
     expect(errors).not.toHaveBeenCalled();
     expect((await gateway.read('feature-configs')).status).toBe(200);
+  });
+
+  it('is answered so whatever the token is, also where BYPASS_AUTH is on', async () => {
+    const open = await start([flag('a')], { BYPASS_AUTH: 'true' });
+    await fc.assert(
+      fc.asyncProperty(authorization, async (authorization) => {
+        const sent = { authorization };
+        // A stream that opens has no end, so it is first asked whether it would.
+        if ((await ask(open, 'HEAD', '/stream', sent)) !== 200)
+          expect([400, 401]).toContain(await ask(open, 'GET', '/stream', sent));
+        const evaluated = '{"context":{"targetingKey":"a"}}';
+        expect([200, 401]).toContain(await ask(open, 'POST', '/ofrep/v1/evaluate/flags', sent, evaluated));
+        expect(await ask(open, 'GET', `/client/env/${DEV}/feature-configs`, sent)).toBe(200);
+      }),
+      { numRuns: 500, timeout: 5000 },
+    );
+    expect(errors).not.toHaveBeenCalled();
   });
 
   it('is a stream to whoever may have one, from whatever event they say that they go on', async () => {

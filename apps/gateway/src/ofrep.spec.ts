@@ -230,7 +230,10 @@ describe('OFREP', () => {
       (await open.call('POST', FLAGS, headers, JSON.stringify(anna))).status;
     expect(await status({ authorization: `Bearer ${forged}` })).toBe(200);
     expect(await status(KEY)).toBe(200);
-    expect(await status({ authorization: 'Bearer nothing' })).toBe(401);
+    const malformed = `${part({ alg: 'HS256', typ: 'JWT' })}.${Buffer.from('not JSON').toString('base64url')}.x`;
+    for (const bad of ['nothing', malformed]) {
+      expect(await status({ authorization: `Bearer ${bad}` })).toBe(401);
+    }
     await open.stop();
   });
 

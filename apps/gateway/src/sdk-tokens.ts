@@ -100,10 +100,8 @@ export class SdkTokens {
 
   /** Who a token says that it was issued to, whoever wrote it. */
   unverified(token: string): TokenIdentity | undefined {
-    const claims = this.jwt.decode<unknown>(token);
-    return typeof claims === 'object' && claims !== null
-      ? identityIn(claims as Record<string, unknown>)
-      : undefined;
+    const claims = unverifiedClaims(this.jwt, token);
+    return claims && identityIn(claims);
   }
 }
 
@@ -120,6 +118,16 @@ function claimsBy(jwt: JwtService, token: string): Record<string, unknown> | und
   try {
     return jwt.verify<Record<string, unknown>>(token);
   } catch {
+    return undefined;
+  }
+}
+
+function unverifiedClaims(jwt: JwtService, token: string): Record<string, unknown> | undefined {
+  try {
+    const claims = jwt.decode<unknown>(token);
+    return typeof claims === 'object' && claims !== null ? (claims as Record<string, unknown>) : undefined;
+  } catch {
+    // It has the three parts of a token, and they are not JSON.
     return undefined;
   }
 }
