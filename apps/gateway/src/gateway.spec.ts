@@ -1174,6 +1174,16 @@ describe('A gateway with BYPASS_AUTH', () => {
   afterEach(cleanUp);
   const bypassing = () => start([flag('a'), flag('b', 1, PROD)], { BYPASS_AUTH: 'true' });
 
+  it('warns of it when it starts', async () => {
+    const said = jest.spyOn(process.stdout, 'write').mockReturnValue(true);
+    cleanUps.push(() => said.mockRestore());
+    const warnings = () => said.mock.calls.filter(([text]) => String(text).includes('BYPASS_AUTH is on'));
+    await start([], { LOG_LEVEL: 'WARN' });
+    expect(warnings()).toHaveLength(0);
+    await start([], { LOG_LEVEL: 'WARN', BYPASS_AUTH: 'true' });
+    expect(warnings()).toHaveLength(1);
+  });
+
   it('gives every environment that it knows to everybody, and says so', async () => {
     const { app, call, bearer, url } = await bypassing();
     for (const headers of [
