@@ -78,6 +78,7 @@ describe('Evaluations for client SDKs', () => {
           aFlag('evaluations'),
           ruled('by-plan', 'plan', 'gold'),
           ruled('by-name', 'name', 'Zoë 😀'),
+          ruled('by-proto', '__proto__', 'gold'),
           ruled('by-identifier', 'identifier', 'a+b c@d/é%'),
           broken('broken'),
         ],
@@ -96,6 +97,7 @@ describe('Evaluations for client SDKs', () => {
       { flag: 'by-identifier', identifier: 'one', kind: 'string', value: '1' },
       { flag: 'by-name', identifier: 'one', kind: 'string', value: '1' },
       { flag: 'by-plan', identifier: 'one', kind: 'string', value: '1' },
+      { flag: 'by-proto', identifier: 'one', kind: 'string', value: '1' },
       { flag: 'evaluations', identifier: 'one', kind: 'string', value: '1' },
       { flag: 'plain', identifier: 'one', kind: 'string', value: '1' },
     ]);
@@ -193,6 +195,25 @@ describe('Evaluations for client SDKs', () => {
       expect(await erna.variation('by-plan', 'erna', header({ identifier: '' }))).toBe('two');
       expect(await erna.variation('by-plan', 'erna', header({ identifier: 'erna' }))).toBe('one');
       expect(await erna.variation('by-plan', 'frieda')).toBe('one');
+    });
+
+    it('by attributes of any name, and by no others', async () => {
+      const variations = async (attributes: string) => {
+        const target = `{"identifier":"gerda","attributes":${attributes}}`;
+        const gerda = await client(gateway, DEV, JSON.parse(target) as object);
+        const told = { 'harness-target': inBase64(target) };
+        return [await gerda.variation('by-proto', 'gerda'), await gerda.variation('by-proto', 'gerda', told)];
+      };
+      expect(await variations('{"__proto__":"gold"}')).toEqual(['two', 'two']);
+      expect(await variations('{"plan":"gold"}')).toEqual(['one', 'one']);
+      // What it holds is no attribute of the target, nor of anybody else.
+      const hidden = JSON.parse(
+        '{"identifier":"gerda","attributes":{"__proto__":{"plan":"gold"}}}',
+      ) as object;
+      const gerda = await client(gateway, DEV, hidden);
+      expect(await gerda.variation('by-plan', 'gerda')).toBe('one');
+      expect(await gerda.variation('by-plan', 'gerda', header(hidden))).toBe('one');
+      expect(await gerda.variation('by-plan', 'frieda')).toBe('one');
     });
 
     it.each([

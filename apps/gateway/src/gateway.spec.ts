@@ -1,6 +1,6 @@
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
-import { request as httpRequest } from 'node:http';
+import { createServer as createHttpServer, request as httpRequest } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 
@@ -228,6 +228,8 @@ describe('Signing in', () => {
     ['a target that is text', withKey(DEV_KEY, { target: 'anna' })],
     ['a target that is a list', withKey(DEV_KEY, { target: [] })],
     ['a target identifier that is no text', withKey(DEV_KEY, { target: { identifier: 0 } })],
+    ['attributes that are a list', withKey(DEV_KEY, { target: { identifier: 'a', attributes: [] } })],
+    ['attributes that are text', withKey(DEV_KEY, { target: { identifier: 'a', attributes: 'x' } })],
     ['a target identifier above 1 KB', withKey(DEV_KEY, { target: { identifier: 'x'.repeat(1025) } })],
   ])('is answered 400 for %s', async (_, body) => {
     const { status, json } = await auth(body);
@@ -1273,6 +1275,29 @@ describe('The target of a sign-in', () => {
     });
     expect(remembered.target(PROD, 'anna')).toBeUndefined();
     expect(remembered.target(DEV, 'mallory')).toBeUndefined();
+  });
+
+  it('is remembered and forwarded with its attributes as they came, whatever they are called', async () => {
+    const forwarded = Promise.withResolvers<string>();
+    const upstream = createHttpServer(async (request, response) => {
+      forwarded.resolve(String(Buffer.concat(await request.toArray())));
+      response.end('{}');
+    }).listen(0, '127.0.0.1');
+    cleanUps.push(() => upstream.close());
+    await once(upstream, 'listening');
+    const { port } = upstream.address() as AddressInfo;
+    const { app, call } = await start([], {
+      FORWARD_TARGETS: 'true',
+      CLIENT_SERVICE: `http://127.0.0.1:${port}`,
+    });
+    const attributes = '{"__proto__":{"plan":"pro"},"constructor":1,"":[null]}';
+    const target = `{"identifier":"anna","name":"Anna","attributes":${attributes}}`;
+    const body = `{"apiKey":"${DEV_KEY}","target":${target}}`;
+    expect((await call('POST', '/client/auth', {}, body)).status).toBe(200);
+    const remembered = app.get(RememberedTargets, { strict: false }).target(DEV, 'anna');
+    expect(JSON.stringify(remembered)).toBe(target);
+    expect(await forwarded.promise).toBe(body);
+    expect({}).not.toHaveProperty('plan');
   });
 
   it.each([

@@ -2,12 +2,15 @@ import { isUtf8 } from 'node:buffer';
 
 import { z } from 'zod';
 
+/** As they came: a record of zod's would lose one that is called `__proto__`. */
+const attributes = z.custom<Readonly<Record<string, unknown>>>(isObject, 'Invalid input: expected an object');
+
 /** Whom an SDK evaluates flags for, as it says so at sign-in and with each request. */
 export const sdkTarget = z.looseObject({
   identifier: z.string().min(1).max(1024),
   name: z.string().max(1024).nullish(),
   anonymous: z.boolean().nullish(),
-  attributes: z.record(z.string(), z.unknown()).nullish(),
+  attributes: attributes.nullish(),
 });
 
 export type SdkTarget = z.infer<typeof sdkTarget>;
@@ -19,9 +22,13 @@ export const signInTarget = z.preprocess(
 );
 
 function namesNobody(target: unknown): boolean {
-  if (typeof target !== 'object' || target === null || Array.isArray(target)) return false;
-  const { identifier } = target as { readonly identifier?: unknown };
+  if (!isObject(target)) return false;
+  const { identifier } = target;
   return identifier === undefined || identifier === null || identifier === '';
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** Halves of a character beyond 16 bits, each written as if it were a character, as SDKs in browsers do. */
