@@ -644,6 +644,22 @@ describe('The SDK port', () => {
     expect(headers.get('access-control-allow-origin')).toBe('*');
   });
 
+  it('answers 400 to HTTP/1.1 without Host, in the same form, and takes HTTP/1.0 without', async () => {
+    const asked = async (version: string) => {
+      const wire = new Wire(gateway.port);
+      wire.socket.write(`GET /health HTTP/${version}\r\nx-request-id: r-1\r\nconnection: close\r\n\r\n`);
+      await wire.closed;
+      return wire;
+    };
+    const { head, body } = await asked('1.1');
+    expect(head).toMatch(/^http\/1.1 400 /);
+    expect(head.split('\r\n')).toEqual(
+      expect.arrayContaining(['access-control-allow-origin: *', 'x-request-id: r-1']),
+    );
+    expect(JSON.parse(body)).toEqual(anError(400, expect.stringContaining('Host')));
+    expect((await asked('1.0')).head).toMatch(/^http\/1.1 200 /);
+  });
+
   it.each(['/client/auth', flagsPath, `${flagsPath}/a`, '/stream', `/metrics/${DEV}`, '/health'])(
     'lets browsers call %s with the headers that SDKs send',
     async (path) => {
@@ -1500,6 +1516,37 @@ describe('Whatever is asked', () => {
     expect(errors).not.toHaveBeenCalled();
   });
 
+  it('is answered so whatever is expected beside it', async () => {
+    const { authorization } = await gateway.bearer();
+    const asked = fc.constantFrom<[method: string, path: string, status: number]>(
+      ['GET', `/client/env/${DEV}/feature-configs`, 200],
+      ['HEAD', '/health', 200],
+      ['POST', '/client/auth', 400],
+      ['GET', '/none', 404],
+      ['DELETE', '/stream', 405],
+    );
+    const expected = fc.oneof(
+      headerText,
+      fc.constantFrom('', '100-continue', '100-CONTINUE, x', '101-continue', '200-ok'),
+    );
+    await fc.assert(
+      fc.asyncProperty(asked, expected, async ([method, path, status], value) => {
+        const wire = new Wire(gateway.port);
+        const more = { connection: 'close', 'x-request-id': 'r-1', authorization };
+        wire.send(method, path, { ...more, 'content-length': '0', expect: value });
+        await wire.closed;
+        wire.text = wire.text.replace('HTTP/1.1 100 Continue\r\n\r\n', '');
+        expect(wire.head).toMatch(`http/1.1 ${status} `);
+        expect(wire.head.split('\r\n')).toEqual(
+          expect.arrayContaining(['access-control-allow-origin: *', 'x-request-id: r-1']),
+        );
+        if (status >= 400) expect(JSON.parse(wire.body)).toEqual(anError(status));
+      }),
+      { numRuns: 200 },
+    );
+    expect(errors).not.toHaveBeenCalled();
+  });
+
   it('is a stream to whoever may have one, from whatever event they say that they go on', async () => {
     const wire = await gateway.stream();
     await gateway.upstream.happens(flag('a', 2));
@@ -1529,6 +1576,7 @@ describe('Whatever is asked', () => {
       'content-length: 5\r\n',
       'content-length: -1\r\n',
       'expect: 100-continue\r\n',
+      'expect: miracles\r\n',
       'upgrade: websocket\r\nconnection: upgrade\r\n',
       '\r\n',
       'ffffffffff\r\n',

@@ -103,13 +103,13 @@ export async function serveGateway(
   readBodies(app);
   if (config.tls) replaceCertificates(app, config.tls);
   finishAnswersAtTheEnd(app);
+  answerWhateverIsExpected(app);
   app
     .getHttpAdapter()
     .getInstance()
     .addHook('onRequest', (request, reply, next) => {
       void reply.header('x-request-id', request.id);
-      const isTooLong = (request.raw.url?.length ?? 0) > config.urlLimitBytes;
-      next(isTooLong ? new SdkError(414, `the URL is longer than ${config.urlLimitBytes} bytes`) : undefined);
+      next(faultOf(request.raw, config.urlLimitBytes));
     });
 
   app.get(GatewayTelemetry).watch(app.getHttpAdapter().getInstance());
@@ -148,6 +148,8 @@ function adapter({
     maxHeaderSize: headerLimitBytes,
     headersTimeout: requestTimeoutMs,
     connectionsCheckingInterval: Math.min(LOOK_FOR_SLOW_ONES_MS, requestTimeoutMs / 2),
+    // Node would refuse those without one itself, with nothing in its answer.
+    requireHostHeader: false,
   };
   const { cert, key } = tls?.current ?? {};
   return new FastifyAdapter({
@@ -215,6 +217,26 @@ function readBodies(app: NestFastifyApplication): void {
       done(Object.assign(new Error(`the body is not JSON (${String(error)})`), { statusCode: 400 }));
     }
   });
+}
+
+/** What is wrong with a request wherever it goes. */
+function faultOf(
+  { url = '', httpVersion, headers }: IncomingMessage,
+  urlLimitBytes: number,
+): SdkError | undefined {
+  if (url.length > urlLimitBytes) return new SdkError(414, `the URL is longer than ${urlLimitBytes} bytes`);
+  // RFC 9112, section 3.2.
+  if (httpVersion === '1.1' && headers.host === undefined)
+    return new SdkError(400, 'bad request: it has no Host header');
+  return undefined;
+}
+
+/** Whoever expects what Node does not know gets an answer like all others, and not the empty 417 that is Node's. */
+function answerWhateverIsExpected(app: NestFastifyApplication): void {
+  const { server } = app.getHttpAdapter().getInstance();
+  server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
+    server.emit('request', request, response),
+  );
 }
 
 /** The answer that a connection last began; of connections that are open. */
