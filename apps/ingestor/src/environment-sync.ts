@@ -146,7 +146,7 @@ export class EnvironmentSync {
     const found: EnvironmentFact['type'][] = [];
     const doubts = await this.believe(fetched, found, listing);
     const confirmed = this.confirm(doubts, listing).then((types) => {
-      this.record.environmentAgreed(this.id);
+      this.agreed();
       return types;
     });
     // Whoever asked looks at it later, or was kept from that by another failure.
@@ -227,7 +227,12 @@ export class EnvironmentSync {
     if (doubts.size === 0) this.forgetShown();
     await this.confirm(doubts.size > 0 ? doubts : await this.believe(await this.readWhole(), []));
     this.forgetShown();
-    this.record.environmentAgreed(this.id);
+    this.agreed();
+  }
+
+  /** A read of the whole agreed with the log; unless the environment was removed meanwhile, and is no longer kept. */
+  private agreed(): void {
+    if (this.ledger.environment(this.id).exists) this.record.environmentAgreed(this.id);
   }
 
   private forgetShown(): void {

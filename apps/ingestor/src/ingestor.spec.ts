@@ -1400,6 +1400,22 @@ describe('The record of what the ingestor went through', () => {
     expect([record.failing.size, record.comparedAt.size]).toEqual([0, 0]);
   });
 
+  it('tells no more of an environment that is removed while it is read', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    const { record } = await listening();
+    upstream.environment('dev').flags = [aFlag('banner')];
+    const whole = upstream.hold('config dev', body(page({ dev: anEnvironment() })));
+    tellFlag('patch', 'banner', 1);
+    await whole.arrived;
+    tellProxy('environmentsRemoved', { environments: ['dev'] });
+    await becomes((seen) => !seen.exists);
+    whole.release();
+    change('banner', 2, 'prod');
+    tellFlag('patch', 'banner', 2, 'prod');
+    await becomes((seen) => versionIn(seen, 'banner') === 2, 'prod');
+    expect([...record.comparedAt.keys()]).toEqual(['prod']);
+  });
+
   it('tells of fields that are new, once each, and the field is kept', async () => {
     const { record } = await listening();
     upstream.environment('dev').flags = [

@@ -159,6 +159,7 @@ export class Ledger {
     const appended = appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : []));
     this.meanwhile?.push(...appended);
     this.held.keep(appended);
+    for (const { fact } of appended) this.appendedOne(fact);
     const failures = appends.flatMap((append) =>
       append.status === 'rejected' ? [append.reason as unknown] : [],
     );
@@ -202,7 +203,6 @@ export class Ledger {
       if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
       this.aside.delete(subject);
       this.touch(subject);
-      this.appendedOne(fact);
       return { fact, sequence, epoch };
     } catch (error) {
       if (!(error instanceof MessageTooLarge)) throw error;
