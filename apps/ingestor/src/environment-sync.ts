@@ -141,8 +141,7 @@ export class EnvironmentSync {
 
   /** Takes over what a read of the account said about this environment, new or known. Throws what fails. */
   async take(config: FetchedConfig, listing: Listing): Promise<Taken> {
-    const isNew = !this.ledger.environment(this.id).exists;
-    const fetched = this.fetched(isNew ? await this.completed(config) : config);
+    const fetched = this.fetched(await this.completed(config));
     const found: EnvironmentFact['type'][] = [];
     const doubts = await this.believe(fetched, found, listing);
     const confirmed = this.confirm(doubts, listing).then((types) => {
@@ -154,7 +153,10 @@ export class EnvironmentSync {
     return { found, confirmed };
   }
 
-  /** With the lists that the account left out: an environment begins with all of them, or SDKs start with nothing. */
+  /**
+   * With the lists that the configuration left out: an environment begins with all of them, or SDKs start with nothing,
+   * and what is not told cannot be compared.
+   */
   private async completed(config: FetchedConfig): Promise<FetchedConfig> {
     return {
       ...config,
@@ -393,7 +395,7 @@ export class EnvironmentSync {
 
   private async readWhole(): Promise<FetchedEnvironment> {
     const config = await this.upstream.environment(this.id, this.signal);
-    if (config) return this.fetched(config);
+    if (config) return this.fetched(await this.completed(config));
     throw new Error('the upstream does not list the environment');
   }
 

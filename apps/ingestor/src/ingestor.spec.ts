@@ -16,6 +16,7 @@ import {
   flagsOf,
   fold,
   segmentIn,
+  segmentsOf,
   unknownEnvironment,
 } from '#libs/domain';
 import { EmbeddedEventLog } from '#libs/event-log';
@@ -941,7 +942,7 @@ describe('An answer that is not the whole and consistent account', () => {
     expect(removalsIn(await facts())).toEqual([]);
   });
 
-  it('removes nothing where it leaves out fields', async () => {
+  it('removes nothing where it leaves out fields, and the lists are read instead', async () => {
     const { compared } = await listening();
     upstream.next(
       'config',
@@ -949,7 +950,7 @@ describe('An answer that is not the whole and consistent account', () => {
     );
     makeCompare();
     await compared();
-    expect(upstream.asked).toEqual(['config']);
+    expect(upstream.asked).toEqual(['config', 'flags dev', 'segments dev']);
     expect(removalsIn(await facts())).toEqual([]);
   });
 });
@@ -1003,18 +1004,24 @@ describe('An environment that a complete read does not list', () => {
 });
 
 describe('An environment that begins', () => {
+  const beginning = ['EnvironmentAdded', 'SegmentPublished', 'FlagPublished', 'FlagPublished', 'ApiKeyAdded'];
+
   it('with lists that the account leaves out has them read before its SDK keys are let in', async () => {
-    const { apiKeys } = upstream.environment('dev');
-    upstream.next('config', body({ itemCount: 1, pageCount: 1, environments: [{ id: 'dev', apiKeys }] }));
+    upstream.leavesOutLists = true;
     await listening();
-    expect(typesOf(await facts())).toEqual([
-      'EnvironmentAdded',
-      'SegmentPublished',
-      'FlagPublished',
-      'FlagPublished',
-      'ApiKeyAdded',
-      'SnapshotCompleted',
-    ]);
+    expect(typesOf(await facts())).toEqual([...beginning, 'SnapshotCompleted']);
+  });
+
+  it('again, with lists that the account leaves out, has them read then too', async () => {
+    upstream.leavesOutLists = true;
+    upstream.environments['new'] = anEnvironment();
+    await listening();
+    tellProxy('environmentsRemoved', { environments: ['new'] });
+    await becomes((seen) => !seen.exists, 'new');
+    const before = (await facts()).length;
+    makeCompare();
+    await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
+    expect(typesOf((await facts()).slice(before))).toEqual(beginning);
   });
 
   it('with flags of which none can be used lets nobody in until one can', async () => {
@@ -1512,6 +1519,18 @@ describe('The account', () => {
     );
     await settled();
     expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('that leaves out lists is compared with what is read of them', async () => {
+    upstream.leavesOutLists = true;
+    const { compared } = await listening();
+    upstream.environments = {
+      dev: anEnvironment({ flags: [aFlag('dark-mode', { version: 2 })], segments: [] }),
+    };
+    makeCompare();
+    await compared();
+    const seen = await state();
+    expect([flagsOf(seen), segmentsOf(seen)]).toEqual([[aFlag('dark-mode', { version: 2 })], []]);
   });
 
   it('that changed under the same version is taken over', async () => {

@@ -44,6 +44,8 @@ export class ScriptedUpstream {
   readonly asked: string[] = [];
   environments: Record<string, UpstreamEnvironment> = {};
   environmentsPerPage = 10;
+  /** The configuration may leave out the flags and groups of its environments. */
+  leavesOutLists = false;
   /** What a request reads; another than the state for a replica that lags. */
   readBy: (request: IncomingMessage) => Record<string, UpstreamEnvironment> = () => this.environments;
   /** Told of each request, with its page if it has one. */
@@ -188,10 +190,12 @@ export class ScriptedUpstream {
   private pageOf(environments: Record<string, UpstreamEnvironment>, id: string, pageNumber: number): object {
     const listed = Object.entries(environments).filter(([each]) => !id || each === id);
     const first = pageNumber * this.environmentsPerPage;
-    return page(Object.fromEntries(listed.slice(first, first + this.environmentsPerPage)), {
+    const answer = page(Object.fromEntries(listed.slice(first, first + this.environmentsPerPage)), {
       itemCount: listed.length,
       pageCount: Math.ceil(listed.length / this.environmentsPerPage),
     });
+    if (!this.leavesOutLists) return answer;
+    return { ...answer, environments: answer.environments.map(({ id, apiKeys }) => ({ id, apiKeys })) };
   }
 
   private newToken(): string {
