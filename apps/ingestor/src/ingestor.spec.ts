@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -190,6 +191,28 @@ const tellSegment = (event: string, identifier: string, version: number, environ
 const tellProxy = (event: string, fields: object = {}) =>
   upstream.tell({ domain: 'proxy', event, ...fields });
 const makeCompare = () => upstream.say('data: garbage\n\n');
+/** From now on each comparison is followed by another that somebody asked for. */
+function keepAsking(): void {
+  upstream.watch = (request) => {
+    if (request.startsWith('config')) makeCompare();
+  };
+  makeCompare();
+}
+/** The log is without the fact, as after a restore from an old copy. */
+function loseFromLog(subject: string): void {
+  const file = new DatabaseSync(join(folder, 'log.sqlite'));
+  file.prepare('DELETE FROM FF_FACTS WHERE subject = ?').run(subject);
+  file.close();
+}
+/** A replica that lists what there was when the token was given. */
+function listsWhatTheTokenOpens(): void {
+  upstream.readBy = ({ headers }) => {
+    const claims = Buffer.from(headers.authorization?.split('.')[1] ?? '', 'base64url').toString();
+    const { environments } = JSON.parse(claims) as { environments: string[] };
+    const opened = Object.entries(upstream.environments).filter(([id]) => environments.includes(id));
+    return Object.fromEntries(opened);
+  };
+}
 
 /** One more change, told and waited for: whatever was said before it has been dealt with. */
 async function settled(): Promise<void> {
@@ -462,6 +485,34 @@ describe('A change that is told', () => {
     upstream.environments['new'] = anEnvironment();
     tellFlag('patch', 'dark-mode', 1, 'new');
     await becomes((seen) => seen.exists && flagsOf(seen).length === 2, 'new');
+  });
+
+  it('of an environment that the token does not open has the account read with a new one', async () => {
+    await listening();
+    listsWhatTheTokenOpens();
+    upstream.environments['new'] = anEnvironment();
+    tellFlag('patch', 'dark-mode', 1, 'new');
+    await becomes((seen) => seen.exists, 'new');
+  });
+
+  it('of an environment that is not known, a hundred times, costs one new token for each comparison', async () => {
+    await listening();
+    const read = upstream.hold('config');
+    tellFlag('patch', 'dark-mode', 1, 'new');
+    await read.arrived;
+    for (let times = 0; times < 100; times++) {
+      tellProxy('apiKeyAdded', { environments: ['new'], apiKey: KEY });
+      change('banner', times);
+      if (times % 10 === 0) tellFlag('patch', 'banner', times);
+    }
+    await settled();
+    expect(upstream.timesAsked('auth')).toBe(1);
+    read.release();
+    await eventually(
+      () => upstream.timesAsked('config'),
+      (times) => times === 2,
+    );
+    expect(upstream.timesAsked('auth')).toBe(2);
   });
 
   it('by somebody else who writes to the same log is taken note of, and not overwritten', async () => {
@@ -1539,6 +1590,38 @@ describe('The account', () => {
     makeCompare();
     await compared();
     expect(flagIn(await state(), 'dark-mode')?.state).toBe('on');
+  });
+});
+
+describe('Once in an interval the account', () => {
+  const intervalMs = 300;
+  const lost = 'ff.facts.v1.dev.flag.banner';
+
+  it('is compared with what the log holds then, though comparisons are asked for without an end', async () => {
+    await listening({ reconcileIntervalMs: intervalMs });
+    keepAsking();
+    loseFromLog(lost);
+    await becomes((seen) => flagIn(seen, 'banner'));
+  });
+
+  it('is compared with what the log holds then, though comparisons fail without an end', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    await listening({ reconcileIntervalMs: intervalMs }, () => 20);
+    // A flag is gone, and nobody says whether that is so.
+    upstream.environment('prod').flags = [];
+    upstream.next('config prod', ...Array<Answer>(10_000).fill(refusal(500)));
+    makeCompare();
+    await becomesLogged('could not be compared');
+    loseFromLog(lost);
+    await becomes((seen) => flagIn(seen, 'banner'));
+  });
+
+  it('is read with a new token, though comparisons are asked for without an end', async () => {
+    await listening({ reconcileIntervalMs: intervalMs });
+    listsWhatTheTokenOpens();
+    upstream.environments['new'] = anEnvironment();
+    keepAsking();
+    await becomes((seen) => seen.exists, 'new');
   });
 });
 

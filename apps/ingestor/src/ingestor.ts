@@ -20,6 +20,7 @@ import type { Leader } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
 import { Ledger, type SetAside } from './ledger.js';
 import { askedMs, Patience, seconds } from './patience.js';
+import { Routine } from './routine.js';
 import { UpstreamReader } from './upstream-reader.js';
 
 /** A connection that lasted so long was a good one: what ends it is a new failure, not one more. */
@@ -73,6 +74,8 @@ export class Ingestor implements Leader {
   private failedComparisons = 0;
   /** Messages that could not be read since the last comparison began. */
   private unreadable = 0;
+  /** By the next comparison. */
+  private newTokenWanted = false;
   private comparisonWanted = Promise.withResolvers<void>();
   private readonly patience: Patience;
   /** The account stream, open or about to be; aborted to open it anew at once. */
@@ -206,26 +209,24 @@ export class Ingestor implements Leader {
   private async keepComparing(): Promise<void> {
     const { signal } = this.stopping;
     const { reconcileIntervalMs, listening = true } = this.options;
+    const routine = new Routine(reconcileIntervalMs, () => this.wantComparison());
     // The first one does not wait for a stream that may never open.
-    let intervalMs = listening ? Math.min(FIRST_COMPARISON_MS, reconcileIntervalMs) : 0;
+    const first = setTimeout(() => this.wantComparison(), listening ? FIRST_COMPARISON_MS : 0);
     for (let idle = 0; !signal.aborted;) {
-      let isRoutine = false;
-      const interval = setTimeout(() => {
-        isRoutine = true;
-        this.wantComparison();
-      }, intervalMs);
       await this.comparisonWanted.promise;
-      clearTimeout(interval);
+      clearTimeout(first);
       if (signal.aborted) break;
-      intervalMs = reconcileIntervalMs;
       this.comparisonWanted = Promise.withResolvers();
       try {
-        if (isRoutine) {
+        if (routine.isDue) {
           // What was taken out of the log while nothing changed, nobody else would notice.
           await this.ledger.load();
-          // A token opens the environments that there were when it was given.
-          this.upstream.forgetSession();
+          this.newTokenWanted = true;
+          routine.isSeenTo();
         }
+        // A token opens the environments that there were when it was given.
+        if (this.newTokenWanted) this.upstream.forgetSession();
+        this.newTokenWanted = false;
         const found = await this.compareAccount();
         this.failedComparisons = 0;
         this.record.comparisons.agreed++;
@@ -245,6 +246,7 @@ export class Ingestor implements Leader {
         this.wantComparison();
       }
     }
+    routine.end();
   }
 
   /** Reads the environments that were added, ahead of the comparison, which takes as long as the account is large. */
@@ -463,14 +465,21 @@ export class Ingestor implements Leader {
   ): void {
     if (this.ledger.environment(environment).exists)
       this.sync(environment).changed(kind, identifier, version);
-    else this.wantComparison();
+    else this.findUnknown();
   }
 
   /** What the message says outright, for the environments that it names and that are known; else compare. */
   private told(environments: readonly string[], factFor: (environment: string) => EnvironmentFact): void {
     const known = environments.filter((id) => this.ledger.environment(id).exists);
     for (const id of known) this.sync(id).told(factFor(id));
-    if (known.length < environments.length || known.length === 0) this.wantComparison();
+    if (known.length < environments.length) this.findUnknown();
+    else if (known.length === 0) this.wantComparison();
+  }
+
+  /** The token may be older than an environment. Messages may come at any rate, so comparisons take the new one. */
+  private findUnknown(): void {
+    this.newTokenWanted = true;
+    this.wantComparison();
   }
 
   private proxyKeyDeleted(identifier: string): void {
