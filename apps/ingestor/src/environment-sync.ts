@@ -35,8 +35,8 @@ class LaggingRead extends Error {
   override readonly name = 'LaggingRead';
 }
 
-/** After so many reads that lag, the version that was announced is given up; the next reconcile will tell. */
-const LAGGING_READS = 8;
+/** After so many reads that lag, what was announced is given up; the next routine comparison will tell. */
+export const LAGGING_READS = 8;
 /** Reads in a row that may contradict each other before it is left to the next reconcile. */
 const DOUBTING_READS = 4;
 

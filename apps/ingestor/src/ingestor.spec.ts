@@ -1262,6 +1262,46 @@ describe('Environments', () => {
     await becomes((seen) => seen.exists, 'new');
   });
 
+  it('that are added and not listed yet are looked for with a new token each time', async () => {
+    await listening();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await eventually(
+      () => upstream.timesAsked('config'),
+      (times) => times >= 3,
+    );
+    upstream.environments['new'] = anEnvironment();
+    await becomes((seen) => seen.exists, 'new');
+    const reads = upstream.asked.filter((asked) => asked === 'auth' || asked === 'config');
+    expect(reads.slice(0, 6)).toEqual(['auth', 'config', 'auth', 'config', 'auth', 'config']);
+  });
+
+  it('that are added and never listed are given up after eight reads of the account', async () => {
+    const { compared } = await listening();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomesLogged('Environment new was added, and is not listed after 8 reads');
+    await compared();
+    expect(upstream.timesAsked('config')).toBe(8);
+    makeCompare();
+    await compared();
+    expect(upstream.timesAsked('config')).toBe(9);
+  });
+
+  it('that are added and removed before they are listed are not looked for', async () => {
+    const { compared } = await listening();
+    const read = upstream.hold('config');
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await read.arrived;
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 1,
+    );
+    tellProxy('environmentsRemoved', { environments: ['new'] });
+    await settled();
+    read.release();
+    await compared();
+    expect(upstream.timesAsked('config')).toBe(1);
+  });
+
   it('that are removed are gone with all that they held', async () => {
     upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
     await listening();

@@ -15,7 +15,8 @@ import {
   UnusableAnswer,
 } from '#libs/saas-client';
 
-import { EnvironmentSync, type Taken } from './environment-sync.js';
+import { AddedEnvironments } from './added-environments.js';
+import { EnvironmentSync, LAGGING_READS, type Taken } from './environment-sync.js';
 import type { Leader } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
 import { Ledger, type SetAside } from './ledger.js';
@@ -25,8 +26,6 @@ import { UpstreamReader } from './upstream-reader.js';
 
 /** A connection that lasted so long was a good one: what ends it is a new failure, not one more. */
 const STABLE_MS = 30_000;
-/** The upstream lets a proxy key have 1,000 environments. */
-const MOST_ADDED = 1000;
 const FIRST_COMPARISON_MS = 3000;
 const LOG_RETRY_MS = 1000;
 /** A replica upstream that lags behind its stream by more than this may be believed. */
@@ -68,8 +67,7 @@ export class Ingestor implements Leader {
   private readonly environments = new Map<string, EnvironmentSync>();
   /** The identifier of a proxy key whose deletion the log does not know of yet. */
   private deletedKey: string | undefined;
-  /** Environments that the upstream said were added, and that nobody has read yet. */
-  private readonly added = new Set<string>();
+  private readonly added = new AddedEnvironments();
   /** Comparisons that failed, one after the other, since the stream was opened. */
   private failedComparisons = 0;
   /** Messages that could not be read since the last comparison began. */
@@ -252,16 +250,15 @@ export class Ingestor implements Leader {
   /** Reads the environments that were added, ahead of the comparison, which takes as long as the account is large. */
   private async takeAdded(): Promise<void> {
     const { signal } = this.stopping;
-    const added = [...this.added];
-    this.added.clear();
     const taken = await Promise.allSettled(
-      added.map(async (id) => {
+      this.added.ids.map(async (id) => {
         const config = await this.upstream.environment(id, signal);
         if (!config) return;
         const { confirmed } = await this.sync(id).take(config, {
           account: await this.upstream.account(signal),
         });
         await confirmed;
+        this.added.delete(id);
       }),
     );
     for (const take of taken) {
@@ -309,6 +306,7 @@ export class Ingestor implements Leader {
       await this.ledger.append([{ type: 'SnapshotCompleted', account, environments: listed.size }]);
       this.logger.log(`The log holds the whole account: ${listed.size} environments`);
     }
+    this.lookForAdded(listed);
     this.status.agreed();
     this.record.lastComparison = {
       at: Date.now(),
@@ -321,6 +319,20 @@ export class Ingestor implements Leader {
       this.connection.abort();
     }
     return found.length;
+  }
+
+  /** Throws if one that was added is not listed yet. */
+  private lookForAdded(listed: ReadonlySet<string>): void {
+    const { missing, givenUp } = this.added.listed(listed);
+    for (const id of givenUp) {
+      this.logger.warn(
+        `Environment ${id} was added, and is not listed after ${LAGGING_READS} reads; the next routine comparison will tell`,
+      );
+    }
+    const [first] = missing;
+    if (!first) return;
+    this.newTokenWanted = true;
+    throw new Error(`environment ${first} was added, and is not listed yet`);
   }
 
   /** Two complete reads of the account do not list it. Throws if it was added so shortly before that they may lag. */
@@ -444,11 +456,12 @@ export class Ingestor implements Leader {
         }));
         return undefined;
       case 'proxy environmentsRemoved':
+        for (const id of event.environments) this.added.delete(id);
         this.told(event.environments, (environment) => ({ type: 'EnvironmentRemoved', environment }));
         return undefined;
       case 'proxy environmentsAdded':
         // The token lists the environments it is good for, so a new one is needed, and a stream opened with it.
-        for (const id of event.environments.slice(0, MOST_ADDED)) this.added.add(id);
+        this.added.add(event.environments);
         return 'reconnect';
       case 'proxy proxyKeyDeleted':
         this.proxyKeyDeleted(event.identifier);
