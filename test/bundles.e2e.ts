@@ -9,6 +9,7 @@ import { readBundle } from '#libs/bundle';
 import { type Fact, factBody, factSubject, type Flag, type Segment } from '#libs/domain';
 import { EmbeddedEventLog } from '#libs/event-log';
 
+import { ScriptedUpstream, type UpstreamEnvironment } from '../apps/ingestor/src/scripted-upstream.suite.js';
 import { aFlag, aSegment } from '../libs/domain/src/builders.suite.js';
 import { Chance } from './support/chance.js';
 import { Admin, ownMemory, SdkSession } from './support/clients.js';
@@ -166,6 +167,30 @@ describe('A bundle', () => {
       'leave out --at, or --from-upstream',
     );
     expect(await readdir(folder)).not.toContain('none');
+  });
+
+  it('lacks SDK keys that the upstream does not tell only where a part will do, and check warns of it', async () => {
+    const folder = join(await workspace.folder(), 'bundle');
+    const apiKeys = [hashOf('a key')];
+    const upstream = await ScriptedUpstream.start({
+      dev: { flags: [aFlag('theme')], segments: [], apiKeys },
+    });
+    const online = { PROXY_KEY: 'any', CLIENT_SERVICE: upstream.url };
+    const exporting = ['export', '--into', folder, '--from-upstream', '--replace'];
+    await done(exporting, online);
+    delete (upstream.environment('dev') as Partial<UpstreamEnvironment>).apiKeys;
+    expect(await refused(1, exporting, online)).toBe(
+      'Nothing was written: the upstream does not tell the SDK keys of environment dev.\n',
+    );
+    expect((await readBundle(folder)).environments).toMatchObject([{ apiKeys }]);
+    expect(await done([...exporting, '--partial'], online)).toMatch(
+      /^Warning: left out, .*: SDK keys of dev: the upstream does not tell them\n.*: 1 environment, 1 flag, /,
+    );
+    upstream.close();
+    const offline = { OFFLINE: 'true', CONFIG_DIR: folder, DATA_DIR: folder };
+    expect(await done(['check'], { ...offline, AUTH_SECRET: hashOf('a secret') })).toMatch(
+      /^warn  bundle +CONFIG_DIR \S+ has 1 environment, and is not complete\n +→ .*leftOut in its manifest\.json/m,
+    );
   });
 
   it('is imported into a control plane that runs, and refused where it would change what is there', async () => {

@@ -230,12 +230,16 @@ async function answer(url: string, link: UpstreamLink): Promise<Answer> {
 async function bundle({ configDir }: RelayConfig): Promise<Finding> {
   const subject = 'bundle';
   try {
-    const { environments } = await readBundle(configDir);
-    return {
-      level: 'ok',
-      subject,
-      what: `CONFIG_DIR ${configDir} has ${counted(environments.length, 'environment')}`,
-    };
+    const { environments, manifest } = await readBundle(configDir);
+    const what = `CONFIG_DIR ${configDir} has ${counted(environments.length, 'environment')}`;
+    if (manifest?.complete === false)
+      return {
+        level: 'warn',
+        subject,
+        what: `${what}, and is not complete`,
+        fix: 'Nobody is served what it lacks (leftOut in its manifest.json): export it again once all is known.',
+      };
+    return { level: 'ok', subject, what };
   } catch (error) {
     const fix = 'Write it again with ff-relay export, or set CONFIG_DIR to where it is.';
     return {

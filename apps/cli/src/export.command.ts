@@ -58,7 +58,10 @@ export function addExport(program: Command): void {
     )
     .option('--from-upstream', 'read the upstream that PROXY_KEY and CLIENT_SERVICE name, and not the log')
     .option('--replace', 'put it in the place of a bundle that is there')
-    .option('--partial', 'write it also if something of that moment is not known any more')
+    .option(
+      '--partial',
+      'write it also if not all is known: it lacks the rest, and so does whoever serves it',
+    )
     .addHelpText('after', EXAMPLES)
     .action(run);
 }
@@ -69,7 +72,7 @@ async function run({ into, at, fromUpstream, replace = false, partial = false }:
   }
   try {
     const said = fromUpstream
-      ? await exportUpstream(into, replace)
+      ? await exportUpstream(into, replace, partial)
       : await exportLog(into, at ?? { time: Number.POSITIVE_INFINITY }, replace, partial);
     console.log(said);
   } catch (error) {
@@ -115,10 +118,10 @@ function refusePart({ fold, forgotten }: Past): void {
     );
 }
 
-async function exportUpstream(into: string, replaces: boolean): Promise<string> {
+async function exportUpstream(into: string, replaces: boolean, partial: boolean): Promise<string> {
   const config = new RelayConfig(process.env, [], undefined, ['PROXY_KEY']);
   const { environments, leftOut } = await withSaasClient(config, (saas) =>
-    generateBundle(saas, into, new AbortController().signal, { replaces }),
+    generateBundle(saas, into, new AbortController().signal, { replaces, partial }),
   ).catch((error: unknown) => {
     if (error instanceof BundleError) throw error;
     throw new CommandFailed(`Nothing was written: ${reasonOf(error)}.`, { cause: error });

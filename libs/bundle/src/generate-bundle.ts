@@ -27,6 +27,9 @@ export interface Generated {
  * Writes what the upstream says now as a bundle, which replaces one that is there unless that is not wanted.
  *
  * Throws BundleError, or what the upstream failed with at the last of some tries.
+ *
+ * @param partial whether it may be written without the SDK keys of an environment that the upstream does not tell: who
+ * serves it then refuses all of them
  */
 export async function generateBundle(
   saas: SaasClient,
@@ -34,11 +37,12 @@ export async function generateBundle(
   signal: AbortSignal,
   {
     replaces = true,
+    partial = false,
     now = Date.now,
     backoff = backoffMs,
-  }: { replaces?: boolean; now?: () => number; backoff?: Backoff } = {},
+  }: { replaces?: boolean; partial?: boolean; now?: () => number; backoff?: Backoff } = {},
 ): Promise<Generated> {
-  const generated = await readUpstream(saas, signal, backoff);
+  const generated = await readUpstream(saas, signal, partial, backoff);
   const { environments, leftOut } = generated;
   const time = new Date(now()).toISOString();
   const complete = leftOut.length === 0;
@@ -47,10 +51,15 @@ export async function generateBundle(
   return generated;
 }
 
-async function readUpstream(saas: SaasClient, signal: AbortSignal, backoff: Backoff): Promise<Generated> {
+async function readUpstream(
+  saas: SaasClient,
+  signal: AbortSignal,
+  partial: boolean,
+  backoff: Backoff,
+): Promise<Generated> {
   for (let failures = 1; ; failures++) {
     try {
-      return await readAccount(saas, await saas.authenticate(signal), signal);
+      return await readAccount(saas, await saas.authenticate(signal), signal, partial);
     } catch (error) {
       const isFinal = error instanceof UpstreamRefusal && error.status < 500 && error.status !== 429;
       if (isFinal || failures === TRIES || signal.aborted) throw error;
@@ -61,7 +70,12 @@ async function readUpstream(saas: SaasClient, signal: AbortSignal, backoff: Back
 }
 
 /** Reads all pages once. Throws UnusableAnswer for an answer that is not complete and consistent. */
-async function readAccount(saas: SaasClient, session: Session, signal: AbortSignal): Promise<Generated> {
+async function readAccount(
+  saas: SaasClient,
+  session: Session,
+  signal: AbortSignal,
+  partial: boolean,
+): Promise<Generated> {
   const environments = new Map<string, BundleEnvironment>();
   const leftOut: string[] = [];
   let itemCount: number | undefined;
@@ -70,6 +84,8 @@ async function readAccount(saas: SaasClient, session: Session, signal: AbortSign
     if (page.itemCount !== itemCount) throw new UnusableAnswer('the configuration changed while it was read');
     for (const config of page.environments) {
       if (environments.has(config.id)) throw new UnusableAnswer(`environment ${config.id} is on two pages`);
+      if (!config.apiKeys && !partial)
+        throw new UnusableAnswer(`the upstream does not tell the SDK keys of environment ${config.id}`);
       environments.set(config.id, await environmentIn(config, saas, session, signal, leftOut));
     }
   }
