@@ -108,6 +108,26 @@ describe('A bundle', () => {
     expect((await readBundle(directory)).environments).toEqual([dev]);
   });
 
+  it.each(['{"name":"My app","start_url":"/"}', '{"format":"another"}', 'no JSON', ''])(
+    'does not take the place of a manifest of something else: %s',
+    async (manifest) => {
+      await mkdir(directory);
+      await writeFile(at('manifest.json'), manifest);
+      for (const replaces of [false, true])
+        await expect(write([dev], replaces)).rejects.toThrow(/manifest\.json is of no bundle: move it away/);
+      expect(await readdir(directory)).toEqual(['manifest.json']);
+      expect(await readFile(at('manifest.json'), 'utf8')).toBe(manifest);
+    },
+  );
+
+  it('takes the place of one of which only the manifest is left, if that is asked for', async () => {
+    await write([dev]);
+    await rm(at('env-e1'), { recursive: true });
+    await expect(write([prod])).rejects.toThrow('add --replace');
+    await write([prod], true);
+    expect((await readBundle(directory)).environments).toEqual([prod]);
+  });
+
   it('is none while any of its files is not in its place yet', async () => {
     await write([dev, prod]);
     const before = join(folder, 'before');

@@ -13,6 +13,7 @@ import {
   environmentOf,
   faultsBetween,
   folderOf,
+  isManifest,
   MANIFEST,
   type Manifest,
   manifestIn,
@@ -207,7 +208,11 @@ export async function writeBundle(
 
 /** What is in the way of a bundle is not removed with what it replaces. */
 async function refuseStrangers(directory: string, ids: readonly string[], replaces: boolean): Promise<void> {
-  if (ids.length > 0 && !replaces) {
+  const refusal = (path: string) =>
+    new BundleError(`${path} is of no bundle: move it away, or name another directory.`);
+  const manifest = await textOf(join(directory, MANIFEST));
+  if (manifest !== undefined && !isManifest(manifest)) throw refusal(join(directory, MANIFEST));
+  if ((ids.length > 0 || manifest !== undefined) && !replaces) {
     throw new BundleError(
       `${directory} holds a bundle already: name another directory, or add --replace to put the new one in its place.`,
     );
@@ -215,10 +220,7 @@ async function refuseStrangers(directory: string, ids: readonly string[], replac
   const ours: ReadonlySet<string> = new Set(WRITTEN_FILES);
   for (const id of ids) {
     const stranger = (await readdir(join(directory, folderOf(id)))).find((name) => !ours.has(name));
-    if (stranger !== undefined)
-      throw new BundleError(
-        `${join(directory, folderOf(id), stranger)} is of no bundle: move it away, or name another directory.`,
-      );
+    if (stranger !== undefined) throw refusal(join(directory, folderOf(id), stranger));
   }
 }
 

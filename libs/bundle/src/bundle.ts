@@ -164,6 +164,15 @@ function listText(entries: readonly unknown[]): string {
     : `[\n${entries.map((entry) => JSON.stringify(entry)).join(',\n')}\n]\n`;
 }
 
+/** Whether a file of that name is a bundle's, of whatever version: web apps have one, too. */
+export function isManifest(text: string): boolean {
+  try {
+    return z.looseObject({ format: manifest.shape.format }).safeParse(JSON.parse(text)).success;
+  } catch {
+    return false;
+  }
+}
+
 /** Throws an Error that says what is wrong with it. */
 export function manifestIn(text: string): Manifest {
   const read = manifest.safeParse(parsed(text));
