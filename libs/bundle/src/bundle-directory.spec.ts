@@ -128,6 +128,19 @@ describe('A bundle', () => {
     expect((await readBundle(directory)).environments).toEqual([prod]);
   });
 
+  it('stays as it is when a folder of the next cannot be written', async () => {
+    await write([dev, prod]);
+    const next = ['e3', 'e4', 'e5'].map((id, i) => ({ ...dev, id, apiKeys: [key(String(i))] }));
+    await writeFile(at('env-e4'), 'in the way');
+    await expect(write(next, true)).rejects.toThrow(/cannot be written: .*env-e4 is no folder/);
+    expect((await readBundle(directory)).environments).toEqual([dev, prod]);
+    await rm(at('env-e4'));
+    // Longer than a name in a folder may be.
+    await expect(write([...next, { ...prod, id: 'x'.repeat(300) }], true)).rejects.toThrow('ENAMETOOLONG');
+    expect((await readBundle(directory)).environments).toEqual([dev, prod]);
+    expect((await readdir(directory)).toSorted()).toEqual(['env-e1', 'env-e2', 'manifest.json']);
+  });
+
   it('is none while any of its files is not in its place yet', async () => {
     await write([dev, prod]);
     const before = join(folder, 'before');

@@ -1,4 +1,16 @@
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import {
+  access,
+  constants,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  rmdir,
+  stat,
+} from 'node:fs/promises';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -182,10 +194,10 @@ export async function writeBundle(
       staged.push(path);
       progress(staged.length, environments.length * WRITTEN_FILES.length + 1);
     }
+    const ids = new Set(environments.map(({ id }) => id));
+    await makeRoom(directory, before, ids);
     await rename(join(staging, String(staged.length - 1)), join(directory, MANIFEST));
     await flush(directory);
-    const ids = new Set(environments.map(({ id }) => id));
-    for (const id of ids) await mkdir(join(directory, folderOf(id)), { recursive: true });
     for (const [index, path] of staged.slice(0, -1).entries())
       await rename(join(staging, String(index)), join(directory, path));
     for (const id of ids) await flush(join(directory, folderOf(id)));
@@ -221,6 +233,32 @@ async function refuseStrangers(directory: string, ids: readonly string[], replac
   for (const id of ids) {
     const stranger = (await readdir(join(directory, folderOf(id)))).find((name) => !ours.has(name));
     if (stranger !== undefined) throw refusal(join(directory, folderOf(id), stranger));
+  }
+}
+
+/** Makes the folders that are not there yet. Throws, and changes nothing, if one that is there cannot be changed. */
+async function makeRoom(
+  directory: string,
+  before: readonly string[],
+  after: ReadonlySet<string>,
+): Promise<void> {
+  const missing: string[] = [];
+  for (const id of new Set([...before, ...after])) {
+    const folder = join(directory, folderOf(id));
+    const there = await statOf(folder);
+    if (!there) missing.push(folder);
+    else if (!there.isDirectory()) throw new Error(`${folder} is no folder`);
+    else await access(folder, constants.W_OK | constants.X_OK);
+  }
+  const made: string[] = [];
+  try {
+    for (const folder of missing) {
+      await mkdir(folder);
+      made.push(folder);
+    }
+  } catch (error) {
+    for (const folder of made) await rmdir(folder);
+    throw error;
   }
 }
 
