@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from '@harnessio/ff-nodejs-server-sdk';
 
-import { readBundle } from '#libs/bundle';
+import { readBundle, writeBundle } from '#libs/bundle';
 import { type Fact, factBody, factSubject, type Flag, type Segment } from '#libs/domain';
 import { EmbeddedEventLog } from '#libs/event-log';
 
@@ -225,11 +225,31 @@ describe('A bundle', () => {
       /was not reached .*ECONNREFUSED.*Check that the control plane runs/,
     );
     expect(await refused(1, into(join(folder, 'saas')))).toMatch(/is in use by process \d+/);
+    await saas.process.kill('SIGTERM');
+    // Of environments that are in another account no --replace makes anything.
+    const elsewhere = await refused(1, into(join(folder, 'saas'), '--replace', '--account', 'another'));
+    expect(elsewhere).toMatch(/belongs to project demo of account demo, .*\. Check --account and --organ/);
+    expect(elsewhere).not.toContain('--replace');
     await truncate(join(bundle, `env-${DEMO.dev.id}`, 'segments.json'), 5);
     expect(await refused(1, into(join(folder, 'new')))).toContain(
       `env-${DEMO.dev.id}/segments.json: it is not as`,
     );
     expect(await readdir(folder)).not.toContain('new');
+  });
+});
+
+describe('An environment that is imported again', () => {
+  it('may have got its first flag since, or lost its last', async () => {
+    const folder = await workspace.folder();
+    const [bundle, data] = [join(folder, 'bundle'), join(folder, 'data')];
+    const time = new Date().toISOString();
+    const origin = { source: 'log', position: null, time, writtenAt: time, complete: true } as const;
+    for (const flags of [[], [aFlag('theme')], []]) {
+      await writeBundle(bundle, [{ id: 'e1', flags, segments: [], apiKeys: [] }], origin, { replaces: true });
+      expect(await done(['import', '--from', bundle, '--into', data, '--replace'])).toContain(
+        `Imported 1 environment, ${flags.length} flag`,
+      );
+    }
   });
 });
 

@@ -21,7 +21,6 @@ CLIENT_SERVICE and METRIC_SERVICE at the control plane. Without it, a new proxy 
 /** What Harness calls the organization that everybody has. */
 const ORGANIZATION = 'default';
 const ACCOUNT = 'default';
-const PROJECT = 'default';
 const IMPORT_TYPE = 'application/vnd.ff-relay.bundle+json';
 const TIMEOUT_MS = 300_000;
 
@@ -84,8 +83,8 @@ async function run({ from, into, account, organization, replace = false }: Optio
     environments: bundle.environments.map(describe),
   });
   const { proxyKeyAdded } = /^https?:/.test(into)
-    ? await post(into, readSettings({ ADMIN_TOKEN }, process.env).ADMIN_TOKEN ?? 'ff-relay', body)
-    : await withControlPlane(into, (url, token) => post(url, token, body));
+    ? await post(into, readSettings({ ADMIN_TOKEN }, process.env).ADMIN_TOKEN ?? 'ff-relay', body, replace)
+    : await withControlPlane(into, (url, token) => post(url, token, body, replace));
   const sum = (list: 'flags' | 'segments' | 'apiKeys') =>
     bundle.environments.reduce((total, environment) => total + environment[list].length, 0);
   const contents = [
@@ -108,12 +107,12 @@ function accountOf({ environments }: Bundle): string {
   return [...accounts][0] ?? ACCOUNT;
 }
 
-/** The names of an environment and its project are only told by its flags. */
+/** The names of an environment and its project are only told by its flags; without any, its project stays what it is. */
 function describe({ id, flags, segments, apiKeys }: BundleEnvironment) {
   const [flag] = flags;
   return {
     id,
-    project: flag?.project || PROJECT,
+    ...(flag?.project && { project: flag.project }),
     identifier: flag?.environment || id,
     flags,
     segments,
@@ -124,7 +123,12 @@ function describe({ id, flags, segments, apiKeys }: BundleEnvironment) {
 const ANSWER = z.object({ proxyKeyAdded: z.boolean() });
 const REFUSAL = z.object({ message: z.string() });
 
-async function post(url: string, token: string, body: string): Promise<z.infer<typeof ANSWER>> {
+async function post(
+  url: string,
+  token: string,
+  body: string,
+  replaces: boolean,
+): Promise<z.infer<typeof ANSWER>> {
   let response: Response;
   let answer: unknown;
   try {
@@ -145,12 +149,16 @@ async function post(url: string, token: string, body: string): Promise<z.infer<t
   const read = ANSWER.safeParse(answer);
   if (response.ok && read.success) return read.data;
   const { message = `it answered ${response.status}` } = REFUSAL.safeParse(answer).data ?? {};
-  const advice = ADVICE[response.status] ?? 'Check that it is the address of a control plane of this version';
+  const advice =
+    adviceFor(response.status, replaces) ?? 'Check that it is the address of a control plane of this version';
   throw new CommandFailed(`Nothing was imported: ${message}. ${advice}.`);
 }
 
-const ADVICE: Readonly<Record<number, string>> = {
-  401: 'Set ADMIN_TOKEN to the one that the control plane has',
-  403: 'Call this where the control plane runs, or set its ADMIN_TOKEN, here and there',
-  409: 'To make what is there as the bundle has it, add --replace; else import into another DATA_DIR',
-};
+function adviceFor(status: number, replaces: boolean): string | undefined {
+  if (status === 401) return 'Set ADMIN_TOKEN to the one that the control plane has';
+  if (status === 403) return 'Call this where the control plane runs, or set its ADMIN_TOKEN, here and there';
+  if (status !== 409) return undefined;
+  return replaces
+    ? 'Check --account and --organization, or import into another DATA_DIR'
+    : 'To make what is there as the bundle has it, add --replace; else import into another DATA_DIR';
+}

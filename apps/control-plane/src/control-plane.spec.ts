@@ -1133,6 +1133,48 @@ describe('What is imported', () => {
     ]);
   });
 
+  describe('without flags, which alone tell a project,', () => {
+    const empty = (id: string) => environment(id, { identifier: id, project: undefined, flags: [] });
+    /** By name, of both lists. */
+    const inProject = async (running: Running, projectIdentifier: string) => {
+      const scope = { accountIdentifier: 'acme', orgIdentifier: 'default', projectIdentifier };
+      const names = (list: { identifier: string }[]) => list.map(({ identifier }) => identifier);
+      const { body: environments } = await running.admin('GET', '/environments', scope);
+      const { body: features } = await running.admin('GET', '/features', scope);
+      return [names(environments.data.environments), names(features.features)];
+    };
+
+    it('is in a project of its own until flags tell another', async () => {
+      const running = await start();
+      await send(running, imported([empty(E1), environment(E2)]));
+      expect(await inProject(running, 'default')).toEqual([[E1], []]);
+      const next = imported([environment(E1, { identifier: 'test', flags: [flag('c')] })], { replace: true });
+      expect((await send(running, next)).status).toBe(200);
+      expect(await inProject(running, 'default')).toEqual([[], []]);
+      expect(await inProject(running, 'shop')).toEqual([
+        ['live', 'test'],
+        ['a', 'b', 'c'],
+      ]);
+    });
+
+    it('stays where it was', async () => {
+      const running = await start();
+      await send(running, imported([environment(E1)]));
+      expect((await send(running, imported([empty(E1)], { replace: true }))).status).toBe(200);
+      expect(await inProject(running, 'shop')).toEqual([['live'], []]);
+      expect((await send(running, imported([environment(E1)], { replace: true }))).status).toBe(200);
+      const elsewhere = imported([environment(E1, { project: 'office' })], { replace: true });
+      expect(await send(running, elsewhere)).toMatchObject({
+        status: 409,
+        body: {
+          message: `environment ${E1} belongs to project shop of account acme, organization default`,
+        },
+      });
+      const other = imported([empty(E1)], { replace: true, account: 'umbrella' });
+      expect((await send(running, other)).status).toBe(409);
+    });
+  });
+
   it('moves an SDK key between environments of one import, and takes none from others', async () => {
     const running = await start();
     await send(running, imported([environment(E1), environment(E2, { identifier: 'test' })]));

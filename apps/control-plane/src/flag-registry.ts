@@ -95,7 +95,8 @@ export interface Imported {
   readonly environments: readonly {
     /** UUID. */
     readonly id: string;
-    readonly project: string;
+    /** Undefined where it is not told: the one that it is in, or else `default`. */
+    readonly project?: string | undefined;
     readonly identifier: string;
     /** Lower-case hex SHA-256. */
     readonly apiKeys: readonly string[];
@@ -146,6 +147,9 @@ function featureOf({
     prerequisites: prerequisites ?? [],
   };
 }
+
+/** Of environments whose project is not told: they move once it is. */
+const DEFAULT_PROJECT = 'default';
 
 /** Marks the file as ours ("ffcp"), so that no other program's database is written to by mistake. */
 const APPLICATION_ID = 0x66666370;
@@ -391,9 +395,11 @@ export class FlagRegistry {
       const { account, organization, environments } = imported;
       const projects = new Map<number, Project>();
       for (const environment of environments) {
-        const project = this.projectFor(account, organization, environment.project);
-        projects.set(project.id, project);
-        this.placeEnvironment(project, environment);
+        const former = this.projectOf(environment.id);
+        const told = environment.project ?? former?.identifier ?? DEFAULT_PROJECT;
+        const project = this.projectFor(account, organization, told);
+        for (const touched of [former ?? project, project]) projects.set(touched.id, touched);
+        this.placeEnvironment(project, former, environment);
         this.placeKeys(environment.id, environment.apiKeys);
         this.placeFlags(environment.id, environment.flags);
         this.placeSegments(environment.id, environment.segments);
@@ -419,14 +425,15 @@ export class FlagRegistry {
     const conflicts: string[] = [];
     const ids = new Set(environments.map(({ id }) => id));
     for (const { id, project, apiKeys } of environments) {
-      const here = this.sql(
-        `SELECT account, organization, projects.identifier AS project FROM environments
-         JOIN projects ON projects.id = environments.project WHERE environments.id = ?`,
-      ).get(id);
+      const here = this.projectOf(id);
       const isSame =
-        here?.['account'] === account && here['organization'] === organization && here['project'] === project;
+        here?.account === account &&
+        here.organization === organization &&
+        [project ?? here.identifier, DEFAULT_PROJECT].includes(here.identifier);
       if (here && !isSame)
-        conflicts.push(`environment ${id} belongs to project ${String(here['project'])} of another place`);
+        conflicts.push(
+          `environment ${id} belongs to project ${here.identifier} of account ${here.account}, organization ${here.organization}`,
+        );
       else if (here && !replaces) conflicts.push(`environment ${id} is here already`);
       for (const hash of apiKeys) {
         const holder = this.sql('SELECT environment FROM sdk_keys WHERE hash = ?').get(hash)?.['environment'];
@@ -440,6 +447,13 @@ export class FlagRegistry {
     return conflicts;
   }
 
+  /** Of an environment (UUID). */
+  private projectOf(environment: string): Project | undefined {
+    return this.sql(`${PROJECTS} WHERE id = (SELECT project FROM environments WHERE id = ?)`).get(
+      environment,
+    ) as Project | undefined;
+  }
+
   private projectFor(account: string, organization: string, identifier: string): Project {
     this.sql(
       'INSERT INTO projects (account, organization, identifier, name) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
@@ -447,17 +461,25 @@ export class FlagRegistry {
     return this.project(account, organization, identifier)!;
   }
 
-  private placeEnvironment(project: Project, { id, identifier }: Imported['environments'][number]): void {
-    if (this.sql('SELECT id FROM environments WHERE id = ?').get(id)) return;
+  private placeEnvironment(
+    project: Project,
+    former: Project | undefined,
+    { id, identifier }: Imported['environments'][number],
+  ): void {
+    if (former?.id === project.id) return;
     // Two organizations may have had projects of one name.
     const isTaken = this.environment(project, identifier) !== undefined;
     const name = isTaken ? `${identifier}-${id.slice(0, 8)}` : identifier;
-    this.addEnvironment(project, {
-      id,
-      identifier: name,
-      name,
-      type: /^prod/i.test(identifier) ? 'Production' : 'PreProduction',
-    });
+    const type = /^prod/i.test(identifier) ? 'Production' : 'PreProduction';
+    if (!former) this.addEnvironment(project, { id, identifier: name, name, type });
+    else
+      this.sql('UPDATE environments SET project = ?, identifier = ?, name = ?, type = ? WHERE id = ?').run(
+        project.id,
+        name,
+        name,
+        type,
+        id,
+      );
   }
 
   private placeKeys(environment: string, hashes: readonly string[]): void {

@@ -42,7 +42,7 @@ export const IMPORT = z.object({
     .array(
       z.object({
         id: NAME,
-        project: NAME,
+        project: NAME.optional(),
         identifier: NAME,
         apiKeys: z.array(HASH),
         flags: z.array(asItCame<Flag>(FLAG)),
