@@ -36,14 +36,18 @@ describe('A line of a Go relay’s env-file', () => {
     ['PORT=port', 'wrong', /PORT cannot be "port": set it to a port number/],
     ['SDK_EVENTS_URL=events', 'wrong', /METRIC_SERVICE cannot be "events"/],
     ['REDIS_PASSWORD=a#b', 'wrong', /single quotes/],
+    ['REDIS_PASSWORD=#Xy12', 'wrong', /single quotes/],
     ['PROXY_KEY: abc', 'unread', /NAME=value/],
   ] as const)('is answered: %s', (line, meaning, says) => {
     expect(saidOf(line)).toMatchObject({ line: 1, meaning, says: expect.stringMatching(says) });
   });
 
-  it.each(['PORT=7000 # the port', "REDIS_PASSWORD='a#b'"])('may have what it has: %s', (line) => {
-    expect(saidOf(line).meaning).not.toBe('wrong');
-  });
+  it.each(['PORT=7000 # the port', 'PORT= # none', "REDIS_PASSWORD='a#b'", "REDIS_PASSWORD= '#Xy12'"])(
+    'may have what it has: %s',
+    (line) => {
+      expect(saidOf(line).meaning).not.toBe('wrong');
+    },
+  );
 
   it('with a secret that is too short says how SDKs stay signed in, and does not show it', () => {
     const said = readEnvFile('PROXY_KEY=key\nAUTH_SECRET=hush').find(({ name }) => name === 'AUTH_SECRET');
@@ -92,6 +96,13 @@ describe('An env-file', () => {
     expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([
       { line: undefined, name: 'TLS_KEY', meaning: 'missing', says: expect.stringContaining('PEM') },
     ]);
+  });
+
+  it('lacks nothing that a comment took away', () => {
+    const lines = readEnvFile(`PROXY_KEY=key\nAUTH_SECRET=#${SECRET}`).filter(
+      ({ name }) => name === 'AUTH_SECRET',
+    );
+    expect(lines).toMatchObject([{ line: 2, meaning: 'wrong' }]);
   });
 
   it('is told of what is not in it, and has another default here', () => {

@@ -49,9 +49,11 @@ export function readEnvFile(text: string): EnvFileLine[] {
     }
     if (last.get(name) !== at)
       return [{ line: at, name, meaning: 'none', says: `line ${last.get(name)} sets it again` }];
-    return [{ line: at, name, ...meaningOf(name, value, written.trim()) }];
+    return [{ line: at, name, ...meaningOf(name, value, written) }];
   });
-  return [...read, ...missingIn(values), ...defaultsIn(values)];
+  const wrong = new Set(read.flatMap(({ name, meaning }) => (meaning === 'wrong' && name) || []));
+  const missing = missingIn(values).filter(({ name }) => !wrong.has(name ?? ''));
+  return [...read, ...missing, ...defaultsIn(values)];
 }
 
 type Meaning = Pick<EnvFileLine, 'meaning' | 'says'>;
@@ -69,16 +71,16 @@ function meaningOf(name: string, value: string, written: string): Meaning {
   const isFile = schemaOf(setting) === undefined;
   if (schema === undefined || (isFile && !isSecret(schema)))
     return { meaning: 'unknown', says: 'it is no setting of this relay, nor of the Go relay' };
+  if (isCut(written))
+    return {
+      meaning: 'wrong',
+      says: 'what stands behind # is taken for a comment: put the value in single quotes',
+    };
   if (!isSet(value)) return { meaning: 'kept', says: 'it is empty, which is the same as not set' };
   if (value.includes('\n'))
     return {
       meaning: 'wrong',
       says: 'its quote does not end on the line, so it takes in the lines after it',
-    };
-  if (isCut(written))
-    return {
-      meaning: 'wrong',
-      says: 'what stands behind # is taken for a comment: put the value in single quotes',
     };
   const fault = isFile ? undefined : faultIn(setting, value, schema);
   if (fault !== undefined) return { meaning: 'wrong', says: adviceFor(setting, fault) };
@@ -88,10 +90,10 @@ function meaningOf(name: string, value: string, written: string): Meaning {
   return { meaning: 'kept', says: noteOf(schema).description };
 }
 
-/** Docker takes a `#` for a part of the value, and other readers do not. */
+/** Docker takes a `#` for a part of the value, and other readers do not. @param written all that stands behind `=` */
 function isCut(written: string): boolean {
   const [beforeComment = ''] = written.split(/\s#/, 1);
-  return !/^['"`]/.test(written) && /\S#/.test(beforeComment);
+  return !/^\s*['"`]/.test(written) && beforeComment.includes('#');
 }
 
 function adviceFor(setting: string, fault: string): string {
