@@ -1,6 +1,8 @@
+import util from 'node:util';
+
 import { describe, expect, it } from '@jest/globals';
 
-import { type EnvFileLine, readEnvFile } from './index.js';
+import { type EnvFileLine, readEnvFile, RelayConfig, startedAs } from './index.js';
 
 const SECRET = 's'.repeat(32);
 const COMPLETE = `PROXY_KEY=30000000-0000-4000-8000-000000000001\nAUTH_SECRET=${SECRET}\n`;
@@ -37,6 +39,7 @@ describe('A line of a Go relay’s env-file', () => {
     ['SDK_EVENTS_URL=events', 'wrong', /METRIC_SERVICE cannot be "events"/],
     ['REDIS_PASSWORD=a#b', 'wrong', /single quotes/],
     ['REDIS_PASSWORD=#Xy12', 'wrong', /single quotes/],
+    ['GATEWAY_WORKERS=4', 'wrong', /GATEWAY_WORKERS cannot be "4": set it to 1, or leave it out/],
     ['PROXY_KEY: abc', 'unread', /NAME=value/],
   ] as const)('is answered: %s', (line, meaning, says) => {
     expect(saidOf(line)).toMatchObject({ line: 1, meaning, says: expect.stringMatching(says) });
@@ -91,11 +94,18 @@ describe('An env-file', () => {
     expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([]);
   });
 
-  it('that asks for TLS lacks the certificate and its key', () => {
-    const lines = readEnvFile(`${COMPLETE}TLS_ENABLED=true\nTLS_CERT=/cert.pem`);
-    expect(lines.filter(({ meaning }) => meaning === 'missing')).toEqual([
-      { line: undefined, name: 'TLS_KEY', meaning: 'missing', says: expect.stringContaining('PEM') },
-    ]);
+  it.each([
+    ['PROXY_KEY_FILE=/key', 'PROXY_KEY', 'PROXY_KEY and PROXY_KEY_FILE are both set: leave one of them out'],
+    ['TLS_ENABLED=true\nTLS_CERT=/cert.pem', 'TLS_ENABLED', 'TLS_ENABLED asks for TLS_CERT and TLS_KEY'],
+    ['UPSTREAM_CERT=/cert.pem', 'UPSTREAM_CERT', 'UPSTREAM_CERT and UPSTREAM_KEY belong together'],
+    ['OFFLINE=true\nGENERATE_OFFLINE_CONFIG=true', 'GENERATE_OFFLINE_CONFIG', 'nobody is called'],
+  ])('is told what its lines cannot be together, as the start is: %s', (lines, name, says) => {
+    const file = `${COMPLETE}${lines}\n`;
+    const wrong = readEnvFile(file).filter(({ meaning }) => meaning === 'wrong');
+    expect(wrong).toMatchObject([{ name, says: expect.stringContaining(says) }]);
+    const environment = util.parseEnv(file);
+    const { roles, required } = startedAs(environment);
+    expect(() => new RelayConfig(environment, roles, undefined, required)).toThrow(wrong[0]?.says);
   });
 
   it('lacks nothing that a comment took away', () => {

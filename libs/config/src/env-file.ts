@@ -2,13 +2,13 @@ import util from 'node:util';
 
 import type { z } from 'zod';
 
-import { GO_RELAY, isSet, OTHER_SPELLINGS } from './go-relay.js';
-import { RELAY_SETTINGS } from './relay-config.js';
-import { faultIn, isSecret, noteOf } from './settings.js';
+import { GO_RELAY, isSet, OTHER_SPELLINGS, withPresentNames } from './go-relay.js';
+import { rulesOf, startedAs } from './relay-config.js';
+import { faultIn, isRequired, isSecret, noteOf, setTwice } from './settings.js';
 
 /** What a line of an env-file means to this relay. */
 export interface EnvFileLine {
-  /** From 1; undefined for what the file lacks. */
+  /** From 1; undefined for what the file lacks, and for what is wrong with several lines together. */
   readonly line: number | undefined;
   /** The name that it sets; undefined if it sets none. */
   readonly name: string | undefined;
@@ -37,6 +37,9 @@ export function readEnvFile(text: string): EnvFileLine[] {
   const values = util.parseEnv(text) as Record<string, string>;
   const lines = text.split(/\r?\n/);
   const last = new Map(lines.map((line, i) => [SETS.exec(line)?.[1], i + 1]));
+  const environment = withPresentNames(values);
+  const { roles, required } = startedAs(environment);
+  const { shape, faultsBetween } = rulesOf(environment, roles, required);
   const inside = Object.values(values).flatMap((value) => value.split('\n').slice(1));
   const read = lines.flatMap((line, i): EnvFileLine[] => {
     const at = i + 1;
@@ -49,16 +52,19 @@ export function readEnvFile(text: string): EnvFileLine[] {
     }
     if (last.get(name) !== at)
       return [{ line: at, name, meaning: 'none', says: `line ${last.get(name)} sets it again` }];
-    return [{ line: at, name, ...meaningOf(name, value, written) }];
+    return [{ line: at, name, ...meaningOf(name, value, written, shape) }];
   });
   const wrong = new Set(read.flatMap(({ name, meaning }) => (meaning === 'wrong' && name) || []));
-  const missing = missingIn(values).filter(({ name }) => !wrong.has(name ?? ''));
-  return [...read, ...missing, ...defaultsIn(values)];
+  const missing = missingIn(environment, shape).filter(({ name }) => !wrong.has(name ?? ''));
+  const between = [...twiceIn(environment, shape), ...faultsBetween(readableIn(environment, shape))];
+  return [...read, ...missing, ...between.map(ofSeveralLines), ...defaultsIn(values)];
 }
+
+type Shape = Readonly<Record<string, z.ZodType>>;
 
 type Meaning = Pick<EnvFileLine, 'meaning' | 'says'>;
 
-function meaningOf(name: string, value: string, written: string): Meaning {
+function meaningOf(name: string, value: string, written: string, shape: Shape): Meaning {
   if (OF_NODE.has(name))
     return {
       meaning: 'differs',
@@ -67,8 +73,8 @@ function meaningOf(name: string, value: string, written: string): Meaning {
   const former = GO_RELAY[name];
   if (former?.instead !== undefined) return { meaning: 'none', says: former.instead };
   const setting = former?.now ?? OTHER_SPELLINGS[name] ?? name;
-  const schema = schemaOf(setting) ?? schemaOf(setting.replace(/_FILE$/, ''));
-  const isFile = schemaOf(setting) === undefined;
+  const schema = shape[setting] ?? shape[setting.replace(/_FILE$/, '')];
+  const isFile = shape[setting] === undefined;
   if (schema === undefined || (isFile && !isSecret(schema)))
     return { meaning: 'unknown', says: 'it is no setting of this relay, nor of the Go relay' };
   if (isCut(written))
@@ -101,22 +107,35 @@ function adviceFor(setting: string, fault: string): string {
   return `${fault}. To keep SDKs signed in, give the value that stands here as AUTH_SECRET_PREVIOUS`;
 }
 
-function missingIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
-  return requiredBy(values).flatMap((name) => {
-    if (isSet(values[name]) || isSet(values[`${name}_FILE`])) return [];
-    const { expected, description } = noteOf(schemaOf(name)!);
+/** Without these the relay does not start. */
+function missingIn(environment: NodeJS.ProcessEnv, shape: Shape): EnvFileLine[] {
+  return Object.entries(shape).flatMap(([name, schema]) => {
+    if (!isRequired(schema) || isSet(environment[name])) return [];
+    if (isSecret(schema) && isSet(environment[`${name}_FILE`])) return [];
+    const { expected, description } = noteOf(schema);
     const says = `set it to ${expected} (${description})`;
     return [{ line: undefined, name, meaning: 'missing', says }];
   });
 }
 
-/** Without these the relay does not start. */
-function requiredBy(values: Readonly<Record<string, string>>): readonly string[] {
-  const isTrue = (name: string) => /^(true|t|1)$/i.test(values[name] ?? '');
-  if (isTrue('GENERATE_OFFLINE_CONFIG')) return ['PROXY_KEY'];
-  const serving = ['AUTH_SECRET', ...(isTrue('TLS_ENABLED') ? ['TLS_CERT', 'TLS_KEY'] : [])];
-  if (isTrue('READ_REPLICA')) return [...serving, 'NATS_URL', 'REDIS_ADDRESS'];
-  return isTrue('OFFLINE') ? serving : ['PROXY_KEY', ...serving];
+function twiceIn(environment: NodeJS.ProcessEnv, shape: Shape): string[] {
+  return Object.entries(shape).flatMap(
+    ([name, schema]) => (isSecret(schema) && setTwice(name, environment)) || [],
+  );
+}
+
+/** What can be read of the settings. */
+function readableIn(environment: NodeJS.ProcessEnv, shape: Shape) {
+  return Object.fromEntries(
+    Object.entries(shape).map(([name, schema]) => [
+      name,
+      schema.safeParse(environment[name]?.trim() || undefined).data,
+    ]),
+  );
+}
+
+function ofSeveralLines(says: string): EnvFileLine {
+  return { line: undefined, name: /^[A-Z_]+/.exec(says)?.[0], meaning: 'wrong', says };
 }
 
 function defaultsIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
@@ -125,8 +144,4 @@ function defaultsIn(values: Readonly<Record<string, string>>): EnvFileLine[] {
       ? []
       : [{ line: undefined, name, meaning: 'default', says: unset }],
   );
-}
-
-function schemaOf(setting: string): z.ZodType | undefined {
-  return (RELAY_SETTINGS as Record<string, z.ZodType>)[setting];
 }

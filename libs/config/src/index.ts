@@ -10,6 +10,7 @@ export {
   relayRoles,
   type Role,
   ROLES,
+  startedAs,
 } from './relay-config.js';
 export {
   baseUrl,

@@ -427,6 +427,54 @@ const NOT_OFFLINE = RELAY_SETTINGS.GENERATE_OFFLINE_CONFIG.refine((generate) => 
 
 type Settings = ReturnType<typeof readSettings<typeof RELAY_SETTINGS>>;
 
+/** What a process asks of its settings. */
+interface Rules {
+  /** The settings, each as it may be for this process. */
+  readonly shape: Record<string, z.ZodType>;
+  /** Whether it has the port for SDKs. */
+  readonly serves: boolean;
+  /** Whether it calls the upstream. */
+  readonly asksUpstream: (read: Partial<Settings>) => boolean;
+  /** The faults that no setting has alone. Each begins with the name of a setting. */
+  readonly faultsBetween: (read: Partial<Settings>) => readonly string[];
+}
+
+/** The rules for a process, whatever the files hold that its settings name. @param environment by the names of today */
+export function rulesOf(
+  environment: NodeJS.ProcessEnv,
+  roles: readonly Role[],
+  required: readonly 'PROXY_KEY'[] = [],
+): Rules {
+  const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
+  const shares = roles.length > 0 && roles.length < ROLES.length;
+  const offline = isTrue('OFFLINE', environment);
+  const serves = runs('gateway');
+  const needs = {
+    PROXY_KEY: required.includes('PROXY_KEY') || (runs('ingestor', 'metrics-forwarder') && !offline),
+    AUTH_SECRET: serves,
+    NATS_URL: shares,
+    REDIS_ADDRESS: shares && runs('projector', 'gateway'),
+  };
+  const shape = neededBy(RELAY_SETTINGS, needs);
+  if (roles.length === ROLES.length) shape['GATEWAY_WORKERS'] = ONE_WORKER;
+  if (offline) shape['GENERATE_OFFLINE_CONFIG'] = NOT_OFFLINE;
+  const asksUpstream = ({ FORWARD_TARGETS = false }: Partial<Settings>) =>
+    needs.PROXY_KEY || (!offline && FORWARD_TARGETS && serves);
+  return {
+    shape,
+    serves,
+    asksUpstream,
+    faultsBetween: (read) => {
+      const faults: string[] = [];
+      if (serves && read.TLS_ENABLED && (read.TLS_CERT === undefined || read.TLS_KEY === undefined))
+        faults.push('TLS_ENABLED asks for TLS_CERT and TLS_KEY: set both to the path of a PEM file');
+      if (asksUpstream(read) && !read.UPSTREAM_CERT !== !read.UPSTREAM_KEY)
+        faults.push('UPSTREAM_CERT and UPSTREAM_KEY belong together: set both, or none');
+      return faults;
+    },
+  };
+}
+
 /** The validated settings of the relay. Nothing else reads the environment. */
 export class RelayConfig {
   readonly clientService: string;
@@ -503,20 +551,9 @@ export class RelayConfig {
   ) {
     const environment = withPresentNames(given);
     const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
-    const shares = roles.length > 0 && roles.length < ROLES.length;
-    const offline = isTrue('OFFLINE', environment);
-    const needs = {
-      PROXY_KEY: required.includes('PROXY_KEY') || (runs('ingestor', 'metrics-forwarder') && !offline),
-      AUTH_SECRET: runs('gateway'),
-      NATS_URL: shares,
-      REDIS_ADDRESS: shares && runs('projector', 'gateway'),
-    };
-    const shape = neededBy(RELAY_SETTINGS, needs);
-    if (roles.length === ROLES.length) shape['GATEWAY_WORKERS'] = ONE_WORKER;
-    if (offline) shape['GENERATE_OFFLINE_CONFIG'] = NOT_OFFLINE;
+    const { shape, serves, asksUpstream, faultsBetween } = rulesOf(environment, roles, required);
     const remarks = [...told.remarks, ...remarksOn(environment)];
     let [tls, files]: (TlsFiles | undefined)[] = [];
-    const asksUpstream = (forwards = false) => needs.PROXY_KEY || (!offline && forwards && runs('gateway'));
     const settings = readSettings(shape, environment, {
       remarks,
       faultsIn: (some) => {
@@ -524,13 +561,14 @@ export class RelayConfig {
         return [
           ...told.faults,
           ...faultsOf(
-            () => (tls = runs('gateway') ? servingFiles(read) : undefined),
-            () => (files = asksUpstream(read.FORWARD_TARGETS) ? upstreamFiles(read) : undefined),
+            () => (tls = serves ? servingFiles(read) : undefined),
+            () => (files = asksUpstream(read) ? upstreamFiles(read) : undefined),
           ),
+          ...faultsBetween(read),
         ];
       },
     }) as Settings;
-    if (runs('gateway') && !settings.TLS_ENABLED && (settings.TLS_CERT ?? settings.TLS_KEY))
+    if (serves && !settings.TLS_ENABLED && (settings.TLS_CERT ?? settings.TLS_KEY))
       remarks.push(
         'TLS_CERT and TLS_KEY do nothing without TLS_ENABLED=true: the port for SDKs speaks plain HTTP',
       );
@@ -647,11 +685,9 @@ function faultsOf(...reads: readonly (() => void)[]): readonly string[] {
   });
 }
 
-/** Throws an Error that says what to change. */
+/** Undefined if they are not all set that it takes. Throws an Error that says what to change. */
 function servingFiles({ TLS_ENABLED, TLS_CERT, TLS_KEY }: Partial<Settings>): TlsFiles | undefined {
-  if (!TLS_ENABLED) return undefined;
-  if (TLS_CERT === undefined || TLS_KEY === undefined)
-    throw new Error('TLS_ENABLED asks for TLS_CERT and TLS_KEY: set both to the path of a PEM file');
+  if (!TLS_ENABLED || TLS_CERT === undefined || TLS_KEY === undefined) return undefined;
   return TlsFiles.open({
     cert: { setting: 'TLS_CERT', path: TLS_CERT },
     key: { setting: 'TLS_KEY', path: TLS_KEY },
@@ -663,9 +699,8 @@ function upstreamFiles({
   UPSTREAM_CERT,
   UPSTREAM_KEY,
 }: Partial<Settings>): TlsFiles | undefined {
-  if (!UPSTREAM_CA && !UPSTREAM_CERT && !UPSTREAM_KEY) return undefined;
-  if (!UPSTREAM_CERT !== !UPSTREAM_KEY)
-    throw new Error('UPSTREAM_CERT and UPSTREAM_KEY belong together: set both, or none');
+  const isPart = !UPSTREAM_CERT !== !UPSTREAM_KEY;
+  if (isPart || (!UPSTREAM_CA && !UPSTREAM_CERT)) return undefined;
   return TlsFiles.open({
     ...(UPSTREAM_CA && { ca: { setting: 'UPSTREAM_CA', path: UPSTREAM_CA } }),
     ...(UPSTREAM_CERT && { cert: { setting: 'UPSTREAM_CERT', path: UPSTREAM_CERT } }),
@@ -681,6 +716,16 @@ function given(value: string | undefined, name: string): string {
 /** What a process runs that is all roles at once, or a gateway beside others (READ_REPLICA). */
 export function relayRoles(environment: NodeJS.ProcessEnv): readonly Role[] {
   return isTrue('READ_REPLICA', environment) ? ['gateway'] : ROLES;
+}
+
+/** What a process with these settings runs, and what it needs whatever it runs. */
+export function startedAs(environment: NodeJS.ProcessEnv): {
+  readonly roles: readonly Role[];
+  readonly required: readonly 'PROXY_KEY'[];
+} {
+  return isToGenerateOfflineConfig(environment)
+    ? { roles: [], required: ['PROXY_KEY'] }
+    : { roles: relayRoles(environment), required: [] };
 }
 
 /** Whether a process is only to write CONFIG_DIR, and serves nobody. */

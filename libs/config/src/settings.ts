@@ -92,7 +92,8 @@ function textOf(name: string, schema: z.ZodType, environment: NodeJS.ProcessEnv)
   const text = environment[name]?.trim() || undefined;
   const file = isSecret(schema) ? environment[`${name}_FILE`]?.trim() : undefined;
   if (!file) return text;
-  if (text !== undefined) throw new Error(`${name} and ${name}_FILE are both set: leave one of them out`);
+  const twice = setTwice(name, environment);
+  if (twice !== undefined) throw new Error(twice);
   try {
     return secretIn(file);
   } catch (error) {
@@ -100,11 +101,21 @@ function textOf(name: string, schema: z.ZodType, environment: NodeJS.ProcessEnv)
   }
 }
 
+/** What is wrong if a secret and the file that holds it are both set. */
+export function setTwice(name: string, environment: NodeJS.ProcessEnv): string | undefined {
+  const isTwice = environment[name]?.trim() && environment[`${name}_FILE`]?.trim();
+  return isTwice ? `${name} and ${name}_FILE are both set: leave one of them out` : undefined;
+}
+
 /** The secret that a file holds, without the space around it. Throws if there is none. */
 function secretIn(file: string): string {
   const secret = readFileSync(file, 'utf8').trim();
   if (!secret) throw new Error(`${file} is empty`);
   return secret;
+}
+
+export function isRequired(schema: z.ZodType): boolean {
+  return !schema.safeParse(undefined).success;
 }
 
 export function isSecret(schema: z.ZodType): boolean {
