@@ -697,6 +697,16 @@ describe('ff-relay start', () => {
     expect(await refused(2, ['start', '--port'], settings())).toMatch(/last flag has no value/);
   });
 
+  it('that only writes a bundle says every setting that it lacks, and ends with 0 when it is written', async () => {
+    const generating = { CONFIG_DIR: await workspace.folder(), GENERATE_OFFLINE_CONFIG: 'true' };
+    expect(await refused(2, ['start', '--port', 'x'], generating)).toMatch(
+      /^These settings need a change:\n {2}- PROXY_KEY is not set: .*\n {2}- PORT cannot be "x"/,
+    );
+    expect(await done(['start'], { ...generating, ...settings(), AUTH_SECRET: '' })).toContain(
+      'holds 2 environments now',
+    );
+  });
+
   it('tells of its flags', async () => {
     expect(await done(['start', '--help'])).toMatch(/^Usage: ff-relay start [^]*ff-relay start -- --help\n/);
     expect(await done(['start', '--', '--help'])).toMatch(

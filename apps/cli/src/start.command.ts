@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 import type { Command } from 'commander';
 
-import { givenSettings, isToGenerateOfflineConfig, RelayConfig, relayRoles } from '#libs/config';
+import { givenSettings, RelayConfig, startedAs } from '#libs/config';
 
 import { CommandFailed, FAILED } from './outcome.js';
 
@@ -42,8 +42,8 @@ async function run(flags: readonly string[], { demo }: { readonly demo?: true })
   if (demo) return runDemo(flags);
   // For its faults, which end this as those of any command do.
   const { environment, ...told } = givenSettings(flags, process.env);
-  if (!isToGenerateOfflineConfig(environment))
-    void new RelayConfig(environment, relayRoles(environment), told);
+  const { roles, required } = startedAs(environment);
+  void new RelayConfig(environment, roles, told, required);
   // A terminal that is closed asks for it as Ctrl-C does.
   process.once('SIGHUP', () => process.kill(process.pid, 'SIGTERM'));
   // The workers of a gateway are this program again, and are to be relays.
