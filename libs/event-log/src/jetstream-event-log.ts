@@ -571,7 +571,9 @@ export class JetStreamEventLog extends EventLog {
       body: message.string(),
       time: timeOf(message),
       done: () => say('+ACK'),
-      back: (delayMs) => say(delayMs > 0 ? `-NAK ${JSON.stringify({ delay: delayMs * MS_IN_NS })}` : '-NAK'),
+      // The server reads whole numbers alone, and gives a message with another out at once.
+      back: (delayMs) =>
+        say(delayMs > 0 ? `-NAK ${JSON.stringify({ delay: Math.ceil(delayMs * MS_IN_NS) })}` : '-NAK'),
       keep: () => say('+WPI'),
       // The server knows.
       lapse: () => undefined,
