@@ -1295,8 +1295,8 @@ describe('The target of a sign-in', () => {
 
   it('is remembered and forwarded with its attributes as they came, whatever they are called', async () => {
     const forwarded = Promise.withResolvers<string>();
-    const upstream = createHttpServer(async (request, response) => {
-      forwarded.resolve(String(Buffer.concat(await request.toArray())));
+    const upstream = createHttpServer((request, response) => {
+      void request.toArray().then((chunks) => forwarded.resolve(String(Buffer.concat(chunks))));
       response.end('{}');
     }).listen(0, '127.0.0.1');
     cleanUps.push(() => upstream.close());
