@@ -6,7 +6,7 @@
 import type { Clause } from '#libs/domain';
 
 import { bucketOf } from './bucket.js';
-import { expression } from './expression.js';
+import type { Expressions } from './expression.js';
 import { attributeText, folded, isAfter, type Target, wholeText } from './target.js';
 
 /** The evaluation of some flags for one target. */
@@ -124,7 +124,7 @@ export function anyOf(conditions: readonly Condition[]): Condition {
 const never: Condition = () => false;
 
 /** No operator holds for an attribute that is missing or empty, and `negate` means nothing, as in every SDK. */
-export function conditionOf(clause: Clause, slots: Slots): Condition {
+export function conditionOf(clause: Clause, slots: Slots, expressions: Expressions): Condition {
   if (clause.op === 'segmentMatch') return inOneOf(groupsIn(clause, slots));
 
   const attribute = slots.attribute(clause.attribute);
@@ -152,7 +152,7 @@ export function conditionOf(clause: Clause, slots: Slots): Condition {
     case 'gt':
       return (call) => isAfter(attribute.textIn(call), value);
     case 'match': {
-      const matches = expression(value);
+      const matches = expressions.of(value);
       return matches ? (call) => present(call) && matches(attribute.textIn(call)) : never;
     }
     default:

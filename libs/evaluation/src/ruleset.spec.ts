@@ -229,6 +229,27 @@ describe('Where the published evaluators disagree', () => {
     expect(holds(clause('name', 'match', '^ANN$'), ann)).toBe(false);
   });
 
+  it('match finds nothing by expressions beyond what one flag or group may have', () => {
+    const large = (i: number) => clause('name', 'match', `^Bert-${i}x{900}$`);
+    // Rules are asked in the order of their priority, and their expressions compiled in it.
+    const first = rule([clause('name', 'match', '^Ann(x{900})?$')], { variation: 'a' }, 1);
+    const last = rule([clause('name', 'match', '^(?:Bert|x{900})$')], { variation: 'b' }, 100);
+    const many = Array.from({ length: 50 }, (_, i) => rule([large(i)], { variation: 'c' }, 2));
+    const greedy = flag('greedy', { rules: [last, ...many, first] });
+    const modest = flag('modest', { rules: [last, first] });
+    const bert = { identifier: 'user-2', name: 'Bert' };
+    expect([served(greedy), served(modest)]).toEqual(['a', 'a']);
+    expect([served([greedy, modest], bert), served([modest, greedy], bert)]).toEqual(['no', 'b']);
+    const clauses = (rules: FlagRule[]) => rules.flatMap(({ clauses }) => clauses ?? []);
+    const groups = [
+      group('greedy', { rules: clauses([first, ...many, last]) }),
+      group('modest', { rules: clauses([first, last]) }),
+    ];
+    const isIn = (name: string, target: Target) => holds(inGroups(name), target, groups);
+    expect([isIn('greedy', ann), isIn('modest', ann)]).toEqual([true, true]);
+    expect([isIn('greedy', bert), isIn('modest', bert)]).toEqual([false, true]);
+  });
+
   it('names of operators keep their case', () => {
     expect(holds(clause('name', 'EQUAL', 'Ann'), ann)).toBe(false);
   });

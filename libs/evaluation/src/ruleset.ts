@@ -24,6 +24,7 @@ import {
   Slots,
   type Standing,
 } from './clauses.js';
+import { Expressions } from './expression.js';
 import { type Target, wholeText } from './target.js';
 
 /**
@@ -233,7 +234,10 @@ class CompiledGroup {
     const ways = servingRules?.length
       ? servingRules.map(({ clauses }) => clauses ?? []).filter((clauses) => clauses.length > 0)
       : (rules ?? []).map((clause) => [clause]);
-    this.applies = anyOf(ways.map((clauses) => allOf(clauses.map((clause) => conditionOf(clause, slots)))));
+    const expressions = new Expressions();
+    this.applies = anyOf(
+      ways.map((clauses) => allOf(clauses.map((clause) => conditionOf(clause, slots, expressions)))),
+    );
     this.asks = ways.flat().flatMap((clause) => groupsIn(clause, slots));
   }
 
@@ -277,6 +281,7 @@ class CompiledFlag {
   ) {
     const { state, offVariation, defaultServe, rules, prerequisites, variationToTargetMap } = source;
     const answers = new Answers(source);
+    const expressions = new Expressions();
     const nothing: Answer = { flag: source.feature, fault: 'it serves no variation' };
     this.isOn = state === 'on';
     this.prerequisites = prerequisites ?? [];
@@ -296,7 +301,7 @@ class CompiledFlag {
       .map(({ clauses, serve }) => {
         const answer = answers.of(serve.variation, 'TARGETING_MATCH');
         return {
-          applies: allOf((clauses ?? []).map((clause) => conditionOf(clause, slots))),
+          applies: allOf((clauses ?? []).map((clause) => conditionOf(clause, slots, expressions))),
           outcome: splitOf(serve, answers, slots) ?? (() => answer),
         };
       });
