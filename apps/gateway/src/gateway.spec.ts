@@ -1,6 +1,6 @@
 import { createHmac } from 'node:crypto';
-import { once } from 'node:events';
-import { createServer as createHttpServer, request as httpRequest } from 'node:http';
+import { EventEmitter, once } from 'node:events';
+import { createServer as createHttpServer, request as httpRequest, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 
@@ -1975,6 +1975,60 @@ describe('A gateway that stops', () => {
       expect(wire.body).toBe('3\r\n:\n\n\r\n0\r\n\r\n');
     }
   });
+
+  /** A gateway that begins to stop while many streams are open, on a clock that stands still. */
+  const stopping = async (streams: number, drainS: number) => {
+    const { hub } = await start([], { DRAIN_SECONDS: String(drainS), MAX_STREAMS: '0' });
+    jest.useFakeTimers({ doNotFake: timersBut('setTimeout', 'clearTimeout') });
+    cleanUps.push(() => {
+      jest.runAllTimers();
+      jest.useRealTimers();
+    });
+    const opening = { environment: DEV, apiKey: sha256(DEV_KEY), reader: 'harness' } as const;
+    for (let i = 0; i < streams; i++) hub.add(opening, aResponse());
+    const drained = hub.drain();
+    expect(hub.openStreams).toBe(streams);
+    return { hub, drained };
+  };
+
+  it.each([
+    [1000, 5, 2],
+    [1000, 1, 1],
+    [5000, 3, 3],
+  ])('ends %d streams one by one, with DRAIN_SECONDS=%d within %d s', async (streams, drainS, withinS) => {
+    const { hub, drained } = await stopping(streams, drainS);
+    const parts = 20;
+    for (let part = 0; part < parts; part++) {
+      const before = hub.openStreams;
+      jest.advanceTimersByTime((withinS * 1000) / parts);
+      // Whatever chance says: twice as many as on average are seven deviations from it.
+      expect(before - hub.openStreams).toBeGreaterThan(0);
+      expect(before - hub.openStreams).toBeLessThan((2 * streams) / parts);
+    }
+    expect(hub.openStreams).toBe(0);
+    await drained;
+  });
+
+  it('ends all streams at once where DRAIN_SECONDS is 0', async () => {
+    const { hub, drained } = await stopping(1000, 0);
+    jest.advanceTimersByTime(1);
+    expect(hub.openStreams).toBe(0);
+    await drained;
+  });
+
+  /** To a reader who sees the end at once. */
+  function aResponse(): ServerResponse {
+    const response = Object.assign(new EventEmitter(), {
+      socket: { destroyed: false, writableLength: 0, write: () => true, destroy: () => undefined },
+      chunkedEncoding: true,
+      writableEnded: false,
+      end: () => {
+        response.writableEnded = true;
+        response.emit('close');
+      },
+    });
+    return response as unknown as ServerResponse;
+  }
 
   it('finishes an answer that is under way, however slowly it is read', async () => {
     const value = 'x'.repeat(1_000_000);
