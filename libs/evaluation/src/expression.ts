@@ -25,8 +25,7 @@ const MEMORY_BYTES = 256 * 1024;
 
 const UNICODE_CLASS = /\\p/gi;
 const IGNORES_CASE = /\(\?[a-z-]*i/i;
-// oxlint-disable-next-line no-control-regex -- it means ASCII
-const WIDE_RANGE = /-(?:\\x|[^\0-\x7f])/g;
+const WIDE_RANGE = /-(?:\\x|\P{ASCII})/gu;
 const TOKEN = new RegExp(
   [
     String.raw`\\Q[^]*?(?:\\E|$)`,
