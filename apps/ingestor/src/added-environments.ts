@@ -1,4 +1,4 @@
-import { LAGGING_READS } from './environment-sync.js';
+import { LAGGING_READS } from './announcements.js';
 
 /** The upstream lets a proxy key have 1,000 environments. */
 const MOST = 1000;

@@ -20,6 +20,8 @@ import {
   unknownFieldsOfSegment,
 } from '#libs/saas-client';
 
+import { type Announcement, Announcements, type Lag } from './announcements.js';
+import { Coalesced } from './coalesced.js';
 import type { IngestorRecord } from './ingestor-record.js';
 import type { Ledger } from './ledger.js';
 import { type Patience, seconds } from './patience.js';
@@ -30,18 +32,9 @@ type Lists = { readonly [Kind in 'flags' | 'segments' | 'apiKeys']?: CheckedList
 
 const NAMES: Record<keyof Lists, string> = { flags: 'flags', segments: 'target groups', apiKeys: 'SDK keys' };
 
-/** The upstream told of a version and then returned an older one: its read lags behind its stream. */
-class LaggingRead extends Error {
-  override readonly name = 'LaggingRead';
-}
-
-/** After so many reads that lag, what was announced is given up; the next routine comparison will tell. */
-export const LAGGING_READS = 8;
 /** Reads in a row that may contradict each other before it is left to the next reconcile. */
 const DOUBTING_READS = 4;
 
-/** Announcements that may wait for one environment; beyond that, everything about it is compared instead. */
-const MOST_ANNOUNCED = 1000;
 /** Facts that may wait for one environment; beyond that, everything about it is compared instead. */
 const MOST_WAITING_FACTS = 1000;
 
@@ -84,11 +77,10 @@ export class EnvironmentSync {
   private readonly logger = new Logger(EnvironmentSync.name);
   /** Deciding and appending: what is decided must not be out of date when it is appended. */
   private readonly oneAtATime = pLimit(1);
-  /** The versions that the upstream announced and no read has shown yet, by identifier. */
-  private readonly announced = { flags: new Map<string, number>(), segments: new Map<string, number>() };
+  private readonly announced: Readonly<Record<ListKind, Announcements>>;
   private readonly reads = {
-    flags: new Coalesced(() => this.readUntilShown('flags')),
-    segments: new Coalesced(() => this.readUntilShown('segments')),
+    flags: new Coalesced((news) => this.readUntilShown('flags', news)),
+    segments: new Coalesced((news) => this.readUntilShown('segments', news)),
     whole: new Coalesced(() => this.persist('comparison', () => this.compare())),
   };
   private readonly writing = new Coalesced(() => this.writeFacts());
@@ -112,16 +104,16 @@ export class EnvironmentSync {
     this.upstream = surroundings.upstream;
     this.record = surroundings.record;
     this.signal = surroundings.stopping;
+    const announcements = () => new Announcements((lags) => surroundings.patience.after(lags).ms);
+    this.announced = { flags: announcements(), segments: announcements() };
   }
 
   /** The upstream says that a flag or group is at a version now. */
   changed(kind: ListKind, identifier: string, version: number): void {
-    const announced = this.announced[kind];
-    if (announced.size < MOST_ANNOUNCED || announced.has(identifier)) {
-      announced.set(identifier, Math.max(version, announced.get(identifier) ?? 0));
+    if (this.announced[kind].add(identifier, version)) {
       this.reads[kind].want();
     } else {
-      announced.clear();
+      this.announced[kind].clear();
       this.reads.whole.want();
     }
   }
@@ -172,33 +164,59 @@ export class EnvironmentSync {
     }
   }
 
-  /** Reads a list until it shows what was announced before the read. */
-  private async readUntilShown(kind: ListKind): Promise<void> {
-    let lags = 0;
-    await this.persist(NAMES[kind], async () => {
-      const expected = [...this.announced[kind]];
-      const doubts = await this.readList(kind);
-      // It may take long to settle them, and other news must not wait for it.
-      this.inDoubt = { ...this.inDoubt, [kind]: doubts };
-      if (doubts.size > 0) this.reads.whole.want();
-      const shown = new Set([...doubts.values()].map((fact) => this.announcedIn(fact)));
-      const lagging = expected.filter(
-        ([identifier, version]) => !shown.has(identifier) && !this.isShown(kind, identifier, version),
+  /**
+   * Reads a list until it shows what was announced before the read.
+   *
+   * @param news ends the wait for a read that lags: what else was announced must not wait for it
+   */
+  private async readUntilShown(kind: ListKind, news: AbortSignal): Promise<void> {
+    while (!news.aborted && !this.signal.aborted) {
+      const lag = await this.persist(NAMES[kind], () => this.readAnnounced(kind));
+      const waitMs = lag && this.noteLag(kind, lag);
+      if (waitMs === undefined) return;
+      await this.surroundings.patience.wait({ ms: waitMs, askedMs: 0 }, [news]);
+    }
+  }
+
+  /** Reads a list. @returns what it lacks of what was announced before */
+  private async readAnnounced(kind: ListKind): Promise<Lag> {
+    const announced = this.announced[kind];
+    const expected = announced.all;
+    const doubts = await this.readList(kind);
+    // It may take long to settle them, and other news must not wait for it.
+    this.inDoubt = { ...this.inDoubt, [kind]: doubts };
+    if (doubts.size > 0) this.reads.whole.want();
+    const shown = new Set([...doubts.values()].map((fact) => this.announcedIn(fact)));
+    const lacking = expected.filter(
+      ({ identifier, version }) => !shown.has(identifier) && !this.isShown(kind, identifier, version),
+    );
+    return announced.lag(lacking, performance.now());
+  }
+
+  /** @returns how long to wait for the next read; undefined if nothing more is looked for */
+  private noteLag(kind: ListKind, { counted, givenUp, waitMs }: Lag): number | undefined {
+    const what = `${this.id} announced ${NAMES[kind]}`;
+    const lag = ({ identifier, version }: Announcement) =>
+      `${identifier} of the ${kind} was announced at version ${version} and is not read so`;
+    const [abandoned] = givenUp;
+    if (abandoned) {
+      this.logger.warn(
+        `Environment ${this.id}: ${lag(abandoned)}, ${abandoned.lags} times; the next comparison will tell`,
       );
-      const [first] = lagging;
-      if (!first) return;
-      const lag = `${first[0]} of the ${kind} was announced at version ${first[1]} and is not read so`;
-      if (++lags < LAGGING_READS) throw new LaggingRead(lag);
-      lags = 0;
-      this.logger.warn(`Environment ${this.id}: ${lag}, ${lags} times; the next comparison will tell`);
-      for (const [identifier] of lagging) this.announced[kind].delete(identifier);
-    });
+    }
+    const [lagging] = counted;
+    if (waitMs === undefined) this.record.succeeds(what);
+    else if (lagging) {
+      this.logger.warn(`Environment ${this.id}: ${lag(lagging)}; trying again in ${seconds({ ms: waitMs })}`);
+      this.record.fails(what, lag(lagging), lagging.lags, waitMs);
+    }
+    return waitMs;
   }
 
   /** Whether the log holds an announced version by now, or the announcement no longer matters. */
   private isShown(kind: ListKind, identifier: string, version: number): boolean {
     const announced = this.announced[kind];
-    if (announced.get(identifier) !== version) return true;
+    if (announced.version(identifier) !== version) return true;
     const known = this.ledger.environment(this.id);
     const held = kind === 'flags' ? flagIn(known, identifier) : segmentIn(known, identifier);
     const shown =
@@ -239,27 +257,28 @@ export class EnvironmentSync {
 
   private forgetShown(): void {
     for (const kind of ['flags', 'segments'] as const) {
-      for (const announcement of this.announced[kind]) this.isShown(kind, ...announcement);
+      for (const { identifier, version } of this.announced[kind].all) this.isShown(kind, identifier, version);
     }
   }
 
-  /** Repeats until it succeeds or the ingestor stops. */
-  private async persist(part: string, attempt: () => Promise<void>): Promise<void> {
+  /** Repeats until it succeeds. @returns undefined if the ingestor stops before */
+  private async persist<Result>(part: string, attempt: () => Promise<Result>): Promise<Result | undefined> {
     const { patience } = this.surroundings;
     const what = `${this.id} ${part}`;
     for (let failures = 1; !this.signal.aborted; failures++) {
       try {
-        await attempt();
+        const result = await attempt();
         this.record.succeeds(what);
-        return;
+        return result;
       } catch (error) {
-        if (this.signal.aborted) return;
+        if (this.signal.aborted) return undefined;
         const delay = patience.after(failures, error);
         this.logger.warn(`Environment ${this.id}: ${String(error)}; trying again in ${seconds(delay)}`);
         this.record.fails(what, error, failures, delay.ms);
         await patience.wait(delay);
       }
     }
+    return undefined;
   }
 
   /**
@@ -351,11 +370,11 @@ export class EnvironmentSync {
   private announcedIn(fact: EnvironmentFact): string | undefined {
     if (fact.type === 'FlagPublished') {
       const { feature, version } = fact.flag;
-      return this.announced.flags.get(feature) === version ? feature : undefined;
+      return this.announced.flags.version(feature) === version ? feature : undefined;
     }
     if (fact.type === 'SegmentPublished') {
       const { identifier, version } = fact.segment;
-      return this.announced.segments.get(identifier) === version ? identifier : undefined;
+      return this.announced.segments.version(identifier) === version ? identifier : undefined;
     }
     return undefined;
   }
@@ -468,28 +487,5 @@ export class EnvironmentSync {
       }
       return faults.length > 0;
     });
-  }
-}
-
-/** A job that runs when it is wanted; wanted while it runs, it runs once more, however often it was wanted. */
-class Coalesced {
-  private wanted = false;
-  private running = false;
-
-  /** @param job deals with its own failures */
-  constructor(private readonly job: () => Promise<void>) {}
-
-  want(): void {
-    this.wanted = true;
-    if (!this.running) void this.run();
-  }
-
-  private async run(): Promise<void> {
-    this.running = true;
-    while (this.wanted) {
-      this.wanted = false;
-      await this.job();
-    }
-    this.running = false;
   }
 }

@@ -566,7 +566,41 @@ describe('A version that is announced', () => {
     read.release();
     await settled();
     expect(upstream.timesAsked('flags dev')).toBeLessThanOrEqual(2);
-    expect(logged.join('\n')).not.toContain('LaggingRead');
+    expect(logged.join('\n')).not.toContain('is not read so');
+  });
+
+  it('and not shown holds up no change of its list that is announced after it', async () => {
+    await listening({}, (_failures, random) => (random < 1 ? HOUR_MS : 1));
+    tellFlag('patch', 'dark-mode', 99);
+    await becomesLogged('is not read so');
+    for (let version = 2; version <= 10; version++) {
+      change('banner', version);
+      tellFlag('patch', 'banner', version);
+      await becomes((seen) => versionIn(seen, 'banner') === version);
+    }
+    // Others do not use up the patience for it.
+    change('dark-mode', 99);
+    tellFlag('patch', 'banner', 10);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 99);
+    expect(logged.filter((line) => line.includes('is not read so'))).toHaveLength(1);
+  });
+
+  it('ends no wait for an upstream that fails, or that asked for it', async () => {
+    await listening({}, (_failures, random) => (random < 1 ? HOUR_MS : 1));
+    upstream.next('flags dev', refusal(503));
+    upstream.next('segments dev', refusal(429, { 'retry-after': '3600' }));
+    tellFlag('patch', 'dark-mode', 2);
+    tellSegment('patch', 'beta', 2);
+    await eventually(
+      () => logged.filter((line) => line.includes('trying again')).length,
+      (times) => times === 2,
+    );
+    tellFlag('patch', 'dark-mode', 3);
+    tellSegment('patch', 'beta', 3);
+    // It is dealt with at once, so all that was told before it has come.
+    tellFlag('delete', 'banner', 1);
+    await becomes((seen) => !flagIn(seen, 'banner'));
+    expect(upstream.asked.toSorted()).toEqual(['flags dev', 'segments dev']);
   });
 
   it('and not shown holds up no change of another kind', async () => {

@@ -16,7 +16,8 @@ import {
 } from '#libs/saas-client';
 
 import { AddedEnvironments } from './added-environments.js';
-import { EnvironmentSync, LAGGING_READS, type Taken } from './environment-sync.js';
+import { LAGGING_READS } from './announcements.js';
+import { EnvironmentSync, type Taken } from './environment-sync.js';
 import type { Leader } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
 import { Ledger, type SetAside } from './ledger.js';

@@ -28,11 +28,11 @@ export class Patience {
     return { ms: this.backoff(tries, 1), askedMs: 0 };
   }
 
-  /** What the upstream asked for is waited for whatever happens; the rest until `end`. */
-  async wait({ ms, askedMs }: Delay): Promise<void> {
+  /** What the upstream asked for is waited for whatever happens; the rest until `end`, or until it is wanted sooner. */
+  async wait({ ms, askedMs }: Delay, sooner: readonly AbortSignal[] = []): Promise<void> {
     const { signal } = this.hurry;
     await pause(askedMs, this.stopping);
-    await pause(ms - askedMs, AbortSignal.any([this.stopping, signal]));
+    await pause(ms - askedMs, AbortSignal.any([this.stopping, signal, ...sooner]));
   }
 
   /** Everyone who waits tries again now. */
@@ -48,6 +48,6 @@ export function askedMs(error: unknown): number {
 }
 
 /** For log lines. */
-export function seconds({ ms }: Delay): string {
+export function seconds({ ms }: Pick<Delay, 'ms'>): string {
   return `${Math.ceil(ms / 1000)} s`;
 }
