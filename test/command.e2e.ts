@@ -387,6 +387,36 @@ describe('ff-relay beside a relay in one process', () => {
       expect(said).not.toMatch(/upstream|counts|clock/);
     });
 
+    it('of a process that only writes a bundle asks for what that needs', async () => {
+      const folder = await workspace.folder();
+      const generating = {
+        PROXY_KEY: DEMO.proxyKey,
+        CLIENT_SERVICE: settings['CLIENT_SERVICE'],
+        METRIC_SERVICE: `http://127.0.0.1:${await freePort()}`,
+        DATA_DIR: '/dev/null',
+        REDIS_ADDRESS: `127.0.0.1:${await freePort()}`,
+        CONFIG_DIR: join(folder, 'made', 'config'),
+        GENERATE_OFFLINE_CONFIG: 'true',
+      };
+      expect(await done(['check'], generating)).toMatch(
+        /^ok {4}settings .*\nok {4}upstream +\S+ takes the proxy key.*\nok {4}clock .*\nok {4}bundle +CONFIG_DIR \S+made\/config can be written\nwarn  secrets .*\n.*\n\n4 ok,/,
+      );
+      expect(await readdir(folder)).toEqual([]);
+      expect(await refused(1, ['check'], { ...generating, PROXY_KEY: '' })).toMatch(
+        /^fail  settings +PROXY_KEY is not set/,
+      );
+      const inTheWay = join(folder, 'file');
+      await writeFile(inTheWay, '');
+      expect(await refused(1, ['check'], { ...generating, CONFIG_DIR: inTheWay })).toMatch(
+        /^fail  bundle +CONFIG_DIR \S+ cannot be written: \S+file is no folder\n +→ Set CONFIG_DIR/m,
+      );
+      await writeFile(join(folder, 'manifest.json'), '{}');
+      expect(await refused(1, ['check'], { ...generating, CONFIG_DIR: folder })).toMatch(
+        /^fail  bundle +.*manifest\.json is of no bundle: move it away/m,
+      );
+      expect((await readdir(folder)).toSorted()).toEqual(['file', 'manifest.json']);
+    });
+
     it('of a gateway asks for what a gateway needs', async () => {
       const said = await refused(1, ['check', '--role', 'gateway', '--json'], { AUTH_SECRET: SECRET });
       const findings = JSON.parse(said) as { level: string; subject: string; what: string }[];

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 
 import { type Command, Option } from 'commander';
 
-import { relayRoles, type Role, ROLES } from '#libs/config';
+import { type Role, ROLES, startedAs } from '#libs/config';
 
 import { findings } from './checks.js';
 import { envFileFindings } from './env-file.js';
@@ -55,7 +55,8 @@ async function run({ role, envFile, strict, json }: Options): Promise<void> {
   const paint = paintFor(process.stdout);
   const found: Finding[] = [];
   if (envFile === undefined) {
-    for await (const finding of findings({ environment, roles: role ? [role] : relayRoles(environment) })) {
+    const checked = role ? { roles: [role], required: [] } : startedAs(environment);
+    for await (const finding of findings({ environment, ...checked })) {
       found.push(finding);
       if (!json) for (const line of findingLines(finding, paint)) print(line);
     }

@@ -2,7 +2,7 @@ import { access, constants, rm, stat, statfs, writeFile } from 'node:fs/promises
 import { dirname, join, resolve } from 'node:path';
 import { setImmediate as immediate } from 'node:timers/promises';
 
-import { readBundle } from '#libs/bundle';
+import { expectRoom, readBundle } from '#libs/bundle';
 import {
   isSecret,
   nowNamed,
@@ -33,15 +33,18 @@ const NO_SPACE = 100 * MIB;
 /** A large environment is a few hundred KB. */
 const SMALL_PAYLOAD = MIB;
 
-/** What is checked, and for which roles. */
+/** What is checked, and for which process. */
 export interface Checked {
   readonly environment: NodeJS.ProcessEnv;
+  /** None for one that only writes CONFIG_DIR. */
   readonly roles: readonly Role[];
+  /** What it needs whatever it runs. */
+  readonly required: readonly 'PROXY_KEY'[];
 }
 
-/** Every check that the roles need, one after the other. A wrong setting is told, and the checks go on without it. */
-export async function* findings({ environment, roles }: Checked): AsyncIterable<Finding> {
-  const { faults, remarks } = saidOf(environment, roles);
+/** Every check that the process needs, one after the other. A wrong setting is told, and the checks go on without it. */
+export async function* findings({ environment, roles, required }: Checked): AsyncIterable<Finding> {
+  const { faults, remarks } = saidOf(environment, roles, required);
   yield* faults.map((what): Finding => ({ level: 'fail', subject: 'settings', what }));
   const usable = without(faults, environment);
   const config = new RelayConfig(usable, []);
@@ -50,9 +53,10 @@ export async function* findings({ environment, roles }: Checked): AsyncIterable<
 
   const isSet = (name: string) => Boolean(usable[name]?.trim() || usable[`${name}_FILE`]?.trim());
   const runs = (...some: Role[]) => some.some((role) => roles.includes(role));
+  const generates = roles.length === 0;
   if (config.offline) {
     if (runs('ingestor')) yield await bundle(config);
-  } else if (runs('ingestor', 'metrics-forwarder')) {
+  } else if (generates || runs('ingestor', 'metrics-forwarder')) {
     const link = new UpstreamLink(config.upstreamLink);
     try {
       if (isSet('PROXY_KEY')) yield* upstream(config, link);
@@ -65,8 +69,12 @@ export async function* findings({ environment, roles }: Checked): AsyncIterable<
     yield* certificate(config.upstreamLink.files);
   }
   if (runs('gateway')) yield* certificate(config.tls);
-  yield* config.natsUrl === undefined ? disk(config.dataDir) : nats(config, config.natsUrl);
-  if (config.redis) yield* redis(config);
+  if (generates) {
+    yield await bundleToBe(config);
+  } else {
+    yield* config.natsUrl === undefined ? disk(config.dataDir) : nats(config, config.natsUrl);
+    if (config.redis) yield* redis(config);
+  }
   yield* secretFindings({
     proxyKey: isSet('PROXY_KEY') ? config.proxyKey : undefined,
     authSecret: isSet('AUTH_SECRET') ? config.authSecret : undefined,
@@ -82,9 +90,13 @@ interface Said {
 }
 
 /** What a process with these settings would say at its start. */
-function saidOf(environment: NodeJS.ProcessEnv, roles: readonly Role[]): Said {
+function saidOf(
+  environment: NodeJS.ProcessEnv,
+  roles: readonly Role[],
+  required: readonly 'PROXY_KEY'[],
+): Said {
   try {
-    return { faults: [], remarks: new RelayConfig(environment, roles).remarks };
+    return { faults: [], remarks: new RelayConfig(environment, roles, undefined, required).remarks };
   } catch (error) {
     if (error instanceof SettingsError) return error;
     throw error;
@@ -251,13 +263,30 @@ async function bundle({ configDir }: RelayConfig): Promise<Finding> {
   }
 }
 
+/** What GENERATE_OFFLINE_CONFIG writes. */
+async function bundleToBe({ configDir }: RelayConfig): Promise<Finding> {
+  const subject = 'bundle';
+  const folder = resolve(configDir);
+  try {
+    if ((await writable(folder)) === folder) await expectRoom(folder);
+    return { level: 'ok', subject, what: `CONFIG_DIR ${folder} can be written` };
+  } catch (error) {
+    const fix =
+      'Set CONFIG_DIR to a folder that this user may write to, and that holds nothing but a bundle.';
+    return {
+      level: 'fail',
+      subject,
+      what: `CONFIG_DIR ${folder} cannot be written: ${reasonOf(error)}`,
+      fix,
+    };
+  }
+}
+
 async function* disk(dataDir: string): AsyncIterable<Finding> {
   const subject = 'disk';
   const folder = resolve(dataDir);
   try {
-    const existing = await nearest(folder);
-    if (existing === folder) await write(folder);
-    else await access(existing, constants.W_OK);
+    const existing = await writable(folder);
     const { bavail, bsize } = await statfs(existing);
     const free = bavail * bsize;
     const size = await logBytes(folder);
@@ -289,6 +318,14 @@ async function logBytes(folder: string): Promise<number> {
     ),
   );
   return (await Promise.all(files)).reduce((sum, size) => sum + size, 0);
+}
+
+/** The folder, or the one that it would be made in, which can be written. Throws if it cannot. */
+async function writable(folder: string): Promise<string> {
+  const existing = await nearest(folder);
+  if (existing === folder) await write(folder);
+  else await access(existing, constants.W_OK);
+  return existing;
 }
 
 /** The folder, or the one that it would be made in. */

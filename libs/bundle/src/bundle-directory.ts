@@ -195,7 +195,7 @@ export async function writeBundle(
       progress(staged.length, environments.length * WRITTEN_FILES.length + 1);
     }
     const ids = new Set(environments.map(({ id }) => id));
-    await makeRoom(directory, before, ids);
+    await makeRoom(directory, ids.union(new Set(before)));
     await rename(join(staging, String(staged.length - 1)), join(directory, MANIFEST));
     await flush(directory);
     for (const [index, path] of staged.slice(0, -1).entries())
@@ -236,23 +236,18 @@ async function refuseStrangers(directory: string, ids: readonly string[], replac
   }
 }
 
+/** Throws if something in a directory stands in the way of a bundle that would replace what is there. Changes nothing. */
+export async function expectRoom(directory: string): Promise<void> {
+  const ids = await environmentsIn(directory);
+  await refuseStrangers(directory, ids, true);
+  await missingFolders(directory, ids);
+}
+
 /** Makes the folders that are not there yet. Throws, and changes nothing, if one that is there cannot be changed. */
-async function makeRoom(
-  directory: string,
-  before: readonly string[],
-  after: ReadonlySet<string>,
-): Promise<void> {
-  const missing: string[] = [];
-  for (const id of new Set([...before, ...after])) {
-    const folder = join(directory, folderOf(id));
-    const there = await statOf(folder);
-    if (!there) missing.push(folder);
-    else if (!there.isDirectory()) throw new Error(`${folder} is no folder`);
-    else await access(folder, constants.W_OK | constants.X_OK);
-  }
+async function makeRoom(directory: string, ids: Iterable<string>): Promise<void> {
   const made: string[] = [];
   try {
-    for (const folder of missing) {
+    for (const folder of await missingFolders(directory, ids)) {
       await mkdir(folder);
       made.push(folder);
     }
@@ -260,6 +255,19 @@ async function makeRoom(
     for (const folder of made) await rmdir(folder);
     throw error;
   }
+}
+
+/** Of these environments, the folders that are not there. Throws if one that is there cannot be changed. */
+async function missingFolders(directory: string, ids: Iterable<string>): Promise<readonly string[]> {
+  const missing: string[] = [];
+  for (const id of ids) {
+    const folder = join(directory, folderOf(id));
+    const there = await statOf(folder);
+    if (!there) missing.push(folder);
+    else if (!there.isDirectory()) throw new Error(`${folder} is no folder`);
+    else await access(folder, constants.W_OK | constants.X_OK);
+  }
+  return missing;
 }
 
 async function writeThrough(file: string, text: string): Promise<void> {
