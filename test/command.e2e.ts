@@ -428,6 +428,18 @@ describe('ff-relay beside a relay in one process', () => {
     });
   });
 
+  it.each(['events list --json', 'replay --into -', 'check --json'])(
+    '%s says in a sentence that standard output cannot be written',
+    async (command) => {
+      const script = `${process.execPath} scripts/ff-relay.mjs ${command} > /dev/full`;
+      const called = run('bash', ['-c', script], settings);
+      expect(await called.exited).toBe(1);
+      expect(called.output).toBe(
+        'Standard output cannot be written: ENOSPC: no space left on device, write.\n',
+      );
+    },
+  );
+
   it('diff says in words what changed', async () => {
     const before = new Date().toISOString();
     await admin.setState('theme', 'off');

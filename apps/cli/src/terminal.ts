@@ -1,5 +1,7 @@
 import { styleText } from 'node:util';
 
+import { DONE, FAILED } from './outcome.js';
+
 export type Style = 'green' | 'red' | 'yellow' | 'cyan' | 'dim' | 'bold';
 
 /** Text in a colour, where a terminal shows it and NO_COLOR does not forbid it. */
@@ -23,8 +25,9 @@ export function print(line: string): void {
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  process.exit(0);
+  if (error.code === 'EPIPE') process.exit(DONE);
+  console.error(`Standard output cannot be written: ${error.message}.`);
+  process.exit(FAILED);
 });
 
 const UNITS: readonly [ms: number, name: string][] = [
