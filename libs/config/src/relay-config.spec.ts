@@ -75,7 +75,7 @@ describe('The settings of the relay', () => {
       UNKNOWN_KEY_STATUS: '403',
       AUTH_SECRET_PREVIOUS: 'one, another,',
       BYPASS_AUTH: '1',
-      MAX_DATA_AGE: '600',
+      MAX_DATA_AGE: '90000',
       HEADER_LIMIT: '16384',
       REQUEST_TIMEOUT: '5',
       FORWARD_TARGETS: 'true',
@@ -91,7 +91,7 @@ describe('The settings of the relay', () => {
       unknownKeyStatus: 403,
       formerAuthSecrets: ['one', 'another'],
       bypassAuth: true,
-      maxDataAgeS: 600,
+      maxDataAgeS: 90_000,
       headerLimitBytes: 16_384,
       requestTimeoutMs: 5000,
       forwardTargets: true,
@@ -101,6 +101,24 @@ describe('The settings of the relay', () => {
       shutdownGraceMs: 0,
       keepServingOnKeyDeletion: true,
     });
+  });
+
+  it.each([
+    [{ MAX_DATA_AGE: '300' }, 300],
+    [{ MAX_DATA_AGE: '20', RECONCILE_INTERVAL: '20' }, 20],
+    [{ MAX_DATA_AGE: '200', FLAG_STREAM_ENABLED: 'false', FLAG_POLL_INTERVAL: '5' }, 300],
+  ])('refuse an age that every relay comes to: %j', (settings, intervalS) => {
+    const message = `MAX_DATA_AGE cannot be ${settings.MAX_DATA_AGE}: set it to more than ${intervalS} seconds`;
+    expect(() => new RelayConfig({ ...REQUIRED, ...settings })).toThrow(message);
+    const longer = { ...REQUIRED, ...settings, MAX_DATA_AGE: String(intervalS + 1) };
+    expect(new RelayConfig(longer).maxDataAgeS).toBe(intervalS + 1);
+  });
+
+  it('take any age where another process compares, or nobody does', () => {
+    const young = { ...REQUIRED, MAX_DATA_AGE: '1' };
+    const shared = { NATS_URL: 'nats://nats:4222', REDIS_ADDRESS: 'redis:6379' };
+    expect(new RelayConfig({ ...young, ...shared }, ['gateway']).maxDataAgeS).toBe(1);
+    expect(new RelayConfig({ ...young, OFFLINE: 'true' }).maxDataAgeS).toBe(1);
   });
 
   it.each([

@@ -470,9 +470,27 @@ export function rulesOf(
         faults.push('TLS_ENABLED asks for TLS_CERT and TLS_KEY: set both to the path of a PEM file');
       if (asksUpstream(read) && !read.UPSTREAM_CERT !== !read.UPSTREAM_KEY)
         faults.push('UPSTREAM_CERT and UPSTREAM_KEY belong together: set both, or none');
+      const { setting, intervalS } = comparisons(read);
+      // A gateway alone does not know how often the ingestor compares.
+      if (serves && runs('ingestor') && !offline && (read.MAX_DATA_AGE ?? Infinity) <= intervalS)
+        faults.push(
+          `MAX_DATA_AGE cannot be ${read.MAX_DATA_AGE}: set it to more than ${intervalS} seconds, or leave it out. ` +
+            `The upstream is compared only so often (${setting}), and /readyz would be 503 in between`,
+        );
       return faults;
     },
   };
+}
+
+/** How often everything is compared with the upstream, and what says so. */
+function comparisons({
+  FLAG_STREAM_ENABLED: listens = true,
+  RECONCILE_INTERVAL = Number.NaN,
+  FLAG_POLL_INTERVAL = Number.NaN,
+}: Partial<Settings>): { readonly setting: string; readonly intervalS: number } {
+  return listens
+    ? { setting: 'RECONCILE_INTERVAL', intervalS: RECONCILE_INTERVAL }
+    : { setting: 'FLAG_POLL_INTERVAL', intervalS: FLAG_POLL_INTERVAL * 60 };
 }
 
 /** The validated settings of the relay. Nothing else reads the environment. */
@@ -617,9 +635,7 @@ export class RelayConfig {
     this.goRelayJsonValues = settings.GO_RELAY_JSON_VALUES;
     this.streamIdleTimeoutMs = settings.STREAM_IDLE_TIMEOUT * 1000;
     this.listening = settings.FLAG_STREAM_ENABLED;
-    this.reconcileIntervalMs = settings.FLAG_STREAM_ENABLED
-      ? settings.RECONCILE_INTERVAL * 1000
-      : settings.FLAG_POLL_INTERVAL * 60_000;
+    this.reconcileIntervalMs = comparisons(settings).intervalS * 1000;
     this.proxyKeyFile = settings.OFFLINE ? undefined : environment['PROXY_KEY_FILE']?.trim() || undefined;
     this.metricPostDurationMs = settings.OFFLINE ? 0 : settings.METRIC_POST_DURATION * 1000;
     this.metricsBounds = runs('metrics-forwarder')
