@@ -265,6 +265,12 @@ describe('ff-relay beside a relay in one process', () => {
       expect(await refused(2, ['status', '--url', 'relay:7080'])).toMatch(
         /'relay:7080' is invalid\. it is an http/,
       );
+      expect(await refused(2, ['status', '--url', 'http://ada:hush@relay:7080'])).toBe(
+        '--url takes an address without user, password or query, for example http://127.0.0.1:7080.\n',
+      );
+      expect(await refused(2, ['import', '--from', 'any', '--into', 'http://ada:hush@relay'])).toBe(
+        '--into takes an address without user, password or query, for example http://localhost:7100.\n',
+      );
     });
   });
 

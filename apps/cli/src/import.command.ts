@@ -8,7 +8,7 @@ import { readSettings, RelayConfig, type SettingNote } from '#libs/config';
 
 import { withControlPlane } from './control-plane-process.js';
 import { CommandFailed, counted, reasonOf, UsageError } from './outcome.js';
-import { argument } from './argument.js';
+import { addressIn, argument } from './argument.js';
 
 const EXAMPLES = `
 Examples:
@@ -54,17 +54,23 @@ export function addImport(program: Command): void {
     .requiredOption(
       '--into <target>',
       'the address of a control plane, or the DATA_DIR of one that does not run; it is made if it is not there',
-      argument((text) => {
-        if (text === '') throw new Error('it is empty');
-        if (/^https?:/.test(text) && !URL.canParse(text)) throw new Error('this is no address');
-        return text.replace(/\/+$/, '');
-      }),
+      argument(targetIn),
     )
     .option('--account <identifier>', 'the account to put it into; without it, the one that the bundle names')
     .option('--organization <identifier>', 'the organization, which no bundle names', ORGANIZATION)
     .option('--replace', 'make environments that are there already as the bundle has them')
     .addHelpText('after', EXAMPLES)
     .action(run);
+}
+
+/** What `--into` names. Throws an Error that says what to write. */
+export function targetIn(text: string): string {
+  if (text === '') throw new Error('it is empty');
+  return isAddress(text) ? addressIn(text, '--into', 'http://localhost:7100') : text;
+}
+
+function isAddress(target: string): boolean {
+  return /^https?:/i.test(target);
 }
 
 async function run({ from, into, account, organization, replace = false }: Options): Promise<void> {
@@ -82,7 +88,7 @@ async function run({ from, into, account, organization, replace = false }: Optio
     replace,
     environments: bundle.environments.map(describe),
   });
-  const { proxyKeyAdded } = /^https?:/.test(into)
+  const { proxyKeyAdded } = isAddress(into)
     ? await post(into, readSettings({ ADMIN_TOKEN }, process.env).ADMIN_TOKEN ?? 'ff-relay', body, replace)
     : await withControlPlane(into, (url, token) => post(url, token, body, replace));
   const sum = (list: 'flags' | 'segments' | 'apiKeys') =>

@@ -1,14 +1,17 @@
 import type { Command } from 'commander';
-import { z } from 'zod';
 
 import { RelayConfig } from '#libs/config';
 
-import { argument } from './argument.js';
+import { addressIn, argument } from './argument.js';
 import { CommandFailed, reasonOf } from './outcome.js';
 import { type Status, statusIn, statusLines } from './status-report.js';
 import { paintFor, print } from './terminal.js';
 
 const ANSWER_MS = 5000;
+
+const managementUrl = argument((text) =>
+  addressIn(text, '--url', 'http://127.0.0.1:7080').replace(/\/+status$/, ''),
+);
 
 const EXAMPLES = `
 Examples:
@@ -35,7 +38,7 @@ export function addStatus(program: Command): void {
     .option(
       '--url <address...>',
       'where its management port is; without it, MANAGEMENT_PORT on this machine',
-      (text: string, before: readonly string[] | undefined) => [...(before ?? []), argument(addressIn)(text)],
+      (text: string, before: readonly string[] | undefined) => [...(before ?? []), managementUrl(text)],
     )
     .option('--json', 'what each process says, as one JSON list')
     .addHelpText('after', EXAMPLES)
@@ -84,10 +87,4 @@ function textOf(answers: readonly Answer[]): string {
         : statusLines(answer.url, answer.status, Date.now(), paint).join('\n'),
     )
     .join('\n\n');
-}
-
-function addressIn(text: string): string {
-  const { success, data } = z.url({ protocol: /^https?$/ }).safeParse(text);
-  if (!success) throw new Error('it is an http or https address, for example http://127.0.0.1:7080');
-  return data.replace(/(\/status)?\/*$/, '');
 }
