@@ -341,7 +341,7 @@ async function nearest(folder: string): Promise<string> {
 
 async function write(folder: string): Promise<void> {
   const file = join(folder, `.ff-relay-check-${process.pid}`);
-  await writeFile(file, 'to see whether it can be written', { flag: 'wx', flush: true });
+  await writeFile(file, 'to see whether it can be written', { flush: true });
   await rm(file);
 }
 

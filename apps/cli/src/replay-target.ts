@@ -1,5 +1,7 @@
+import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
-import { type FileHandle, open, rename } from 'node:fs/promises';
+import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
@@ -23,6 +25,10 @@ export interface ReplayTarget {
 /** Of the keys that relays use. */
 const NAMES = ['env-', 'auth-key-', 'ff-relay-'];
 const REDIS = 'redis:';
+/** What stands behind the name of a file that is written. */
+const PART = /^\.(\d+|[0-9a-f]{12})\.part$/;
+/** No replay takes so long. */
+const LEFT_AFTER_MS = 24 * 3600 * 1000;
 
 /** The prefix of keys that `--into` asks for; undefined if it asks for a file. Throws an Error that says what to write. */
 export function prefixIn(target: string): string | undefined {
@@ -55,7 +61,8 @@ const standardOutput: ReplayTarget = {
 
 /** The file appears, or is replaced, when all of it is on the disk. */
 async function openFile(file: string): Promise<ReplayTarget> {
-  const beside = `${file}.${process.pid}.part`;
+  // In a container each process has the number of the one before, which may have been killed.
+  const beside = `${file}.${randomBytes(6).toString('hex')}.part`;
   const failed = (error: unknown) => {
     return new CommandFailed(
       `${file} cannot be written: ${reasonOf(error)}. Name a file in a folder that you may write to.`,
@@ -65,6 +72,7 @@ async function openFile(file: string): Promise<ReplayTarget> {
   const remove = () => rmSync(beside, { force: true });
   let handle: FileHandle;
   try {
+    await removeLeftovers(file);
     handle = await open(beside, 'wx');
   } catch (error) {
     throw failed(error);
@@ -86,6 +94,18 @@ async function openFile(file: string): Promise<ReplayTarget> {
       remove();
     },
   };
+}
+
+/** Of replays into that file that were killed. */
+async function removeLeftovers(file: string): Promise<void> {
+  const folder = dirname(file);
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (!entry.isFile() || !entry.name.startsWith(`${basename(file)}.`)) continue;
+    if (!PART.test(entry.name.slice(basename(file).length))) continue;
+    const path = join(folder, entry.name);
+    const { mtimeMs } = await stat(path);
+    if (Date.now() - mtimeMs > LEFT_AFTER_MS) await rm(path, { force: true });
+  }
 }
 
 async function openKeys(config: RelayConfig, prefix: string, replaces: boolean): Promise<ReplayTarget> {

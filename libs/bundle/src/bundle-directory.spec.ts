@@ -1,4 +1,15 @@
-import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import {
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -139,6 +150,19 @@ describe('A bundle', () => {
     await expect(write([...next, { ...prod, id: 'x'.repeat(300) }], true)).rejects.toThrow('ENAMETOOLONG');
     expect((await readBundle(directory)).environments).toEqual([dev, prod]);
     expect((await readdir(directory)).toSorted()).toEqual(['env-e1', 'env-e2', 'manifest.json']);
+  });
+
+  it('is written beside what writers left that were killed, which goes after a day', async () => {
+    const [old, young] = [`.bundle-${process.pid}.part`, '.bundle-0a1b2c.part'];
+    for (const name of [old, young]) await mkdir(join(at(name), 'any'), { recursive: true });
+    const twoDaysAgo = Date.now() / 1000 - 2 * 24 * 3600;
+    await utimes(at(old), twoDaysAgo, twoDaysAgo);
+    await mkdir(at('.bundle'));
+    await write([dev]);
+    expect((await readdir(directory)).toSorted()).toEqual(['.bundle', young, 'env-e1', 'manifest.json']);
+    await rename(at(young), at(old));
+    await write([dev], true);
+    expect((await readBundle(directory)).environments).toEqual([dev]);
   });
 
   it('is none while any of its files is not in its place yet', async () => {

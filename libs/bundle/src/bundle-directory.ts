@@ -11,6 +11,7 @@ import {
   rmdir,
   stat,
 } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -37,6 +38,10 @@ import {
 const MOST_ENVIRONMENTS = 10_000;
 /** Of one file: more cannot be one text in memory. */
 const MOST_BYTES = 256 * 1024 * 1024;
+/** Where a bundle is written before any of it is put in its place. */
+const STAGING = /^\.bundle-\w+\.part$/;
+/** Nobody writes for so long. */
+const LEFT_AFTER_MS = 24 * 3600 * 1000;
 
 export interface Bundle {
   /** By id. */
@@ -179,7 +184,8 @@ export async function writeBundle(
     progress = () => undefined,
   }: { replaces: boolean; progress?: (done: number, of: number) => void },
 ): Promise<void> {
-  const staging = join(directory, `.bundle-${process.pid}.part`);
+  // In a container each process has the number of the one before, which may have been killed.
+  const staging = join(directory, `.bundle-${randomBytes(6).toString('hex')}.part`);
   const removeStaging = () => rmSync(staging, { recursive: true, force: true });
   try {
     await mkdir(directory, { recursive: true });
@@ -187,6 +193,7 @@ export async function writeBundle(
     await refuseStrangers(directory, before, replaces);
     // Also when the process is interrupted.
     process.once('exit', removeStaging);
+    await removeLeftovers(directory);
     await mkdir(staging);
     const staged: string[] = [];
     for (const { path, text } of encode(environments, origin)) {
@@ -215,6 +222,15 @@ export async function writeBundle(
   } finally {
     removeStaging();
     process.removeListener('exit', removeStaging);
+  }
+}
+
+/** Of writers that were killed. */
+async function removeLeftovers(directory: string): Promise<void> {
+  for (const name of (await readdir(directory)).filter((each) => STAGING.test(each))) {
+    const path = join(directory, name);
+    const { mtimeMs = Date.now() } = (await statOf(path)) ?? {};
+    if (Date.now() - mtimeMs > LEFT_AFTER_MS) await rm(path, { recursive: true, force: true });
   }
 }
 
