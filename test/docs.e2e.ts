@@ -6,6 +6,7 @@ import { describe, expect, it } from '@jest/globals';
 
 import { namesInGoRelay, RELAY_SETTINGS, settingsTable } from '#libs/config';
 
+import { controlPlaneSettings } from '../apps/control-plane/src/control-plane-config.js';
 import { root } from './support/processes.js';
 
 /** Whose links are followed. */
@@ -42,12 +43,15 @@ describe('The documents', () => {
     }
   });
 
-  it('list every setting of the relay (UPDATE_DOCS=1 writes the table anew)', async () => {
+  it.each([
+    ['settings', settingsTable(RELAY_SETTINGS, namesInGoRelay)],
+    ['settings of the control plane', settingsTable(controlPlaneSettings({}))],
+  ])('list all %s (UPDATE_DOCS=1 writes the table anew)', async (name, table) => {
     const file = join(root, 'docs/settings.md');
-    const [before = '', , after = ''] = (await read('docs/settings.md')).split(
-      /<!-- settings(?: end)? -->\n/,
-    );
-    const wanted = `${before}<!-- settings -->\n\n${settingsTable(RELAY_SETTINGS, namesInGoRelay)}\n<!-- settings end -->\n${after}`;
+    const [from, to] = [`<!-- ${name} -->\n`, `<!-- ${name} end -->\n`];
+    const [before = '', rest = ''] = (await read('docs/settings.md')).split(from);
+    const [, after = ''] = rest.split(to);
+    const wanted = `${before}${from}\n${table}\n${to}${after}`;
     if (process.env['UPDATE_DOCS']) await writeFile(file, wanted);
     expect(await readFile(file, 'utf8')).toBe(wanted);
   });

@@ -11,7 +11,8 @@ import {
 } from '#libs/config';
 import { z } from 'zod';
 
-const settings = (environment: NodeJS.ProcessEnv) => ({
+/** The control plane's settings, by environment variable. */
+export const controlPlaneSettings = (environment: NodeJS.ProcessEnv) => ({
   CONTROL_PLANE_PORT: port(7100, 'the port of the client API, the admin API and the page'),
   CONTROL_PLANE_HOST: z
     .string()
@@ -30,6 +31,7 @@ const settings = (environment: NodeJS.ProcessEnv) => ({
     .meta({
       description: 'the folder of control-plane.sqlite',
       expected: 'a folder that this process may write to',
+      type: 'folder',
     } satisfies SettingNote),
   DEMO_DATA: yesOrNo()
     .default(true)
@@ -54,6 +56,7 @@ const settings = (environment: NodeJS.ProcessEnv) => ({
     .meta({
       description: 'seconds that running requests and streams have to end after SIGTERM',
       expected: 'a whole number of seconds from 0 to 86400',
+      unit: 'seconds',
     } satisfies SettingNote),
 });
 
@@ -72,7 +75,7 @@ export class ControlPlaneConfig {
 
   /** Throws SettingsError with every fault. */
   constructor(environment: NodeJS.ProcessEnv) {
-    const read = readSettings(settings(environment), environment);
+    const read = readSettings(controlPlaneSettings(environment), environment);
     this.port = read.CONTROL_PLANE_PORT;
     this.host = read.CONTROL_PLANE_HOST;
     this.dataDir = read.DATA_DIR;

@@ -183,18 +183,17 @@ export const logFormat = () =>
 /**
  * The settings as rows of a Markdown table.
  *
- * @param former the names that a setting had before, as they are to be shown
+ * @param former the names that a setting had before, as they are to be shown; without it, the table has no such column
  */
-export function settingsTable(
-  shape: Record<string, z.ZodType>,
-  former: (name: string) => string = () => '',
-): string {
+export function settingsTable(shape: Record<string, z.ZodType>, former?: (name: string) => string): string {
   const rows = Object.entries(shape).map(([name, schema]) => {
     const { description, expected, unit = '' } = noteOf(schema);
     const names = isSecret(schema) ? `\`${name}\` or \`${name}_FILE\`` : `\`${name}\``;
-    return [names, former(name), typeOf(schema), standardOf(schema), unit, description, expected];
+    const before = former ? [former(name)] : [];
+    return [names, ...before, typeOf(schema), standardOf(schema), unit, description, expected];
   });
-  const heads = ['setting', 'in the Go relay', 'type', 'default', 'unit', 'what it does', 'write'];
+  const before = former ? ['in the Go relay'] : [];
+  const heads = ['setting', ...before, 'type', 'default', 'unit', 'what it does', 'write'];
   const lines = [heads, heads.map(() => '---'), ...rows];
   return lines.map((cells) => `| ${cells.join(' | ')} |\n`.replaceAll('|  |', '| |')).join('');
 }
