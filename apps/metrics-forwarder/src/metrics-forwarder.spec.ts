@@ -1,6 +1,9 @@
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
@@ -17,7 +20,7 @@ import {
   reportBody,
   reportSubject,
 } from '#libs/domain';
-import { EventLog, type NewMessage, type StreamName, type Taken } from '#libs/event-log';
+import { EmbeddedEventLog, EventLog, type NewMessage, type StreamName, type Taken } from '#libs/event-log';
 import { Telemetry } from '#libs/observability';
 import { SaasClient } from '#libs/saas-client';
 
@@ -38,14 +41,15 @@ class Queue {
   /** What the next answers fail with. */
   failure: Error | undefined;
   takers = 0;
-  private more = Promise.withResolvers<void>();
+  private arrival = Promise.withResolvers<void>();
   private readonly seen = new Set<string>();
 
   readonly parked = new Map<string, ParkedReport>();
   parkingFails: Error | undefined;
   parkedReads = 0;
-  /** What `backlog` says that the bounds cost. */
+  /** What `backlog` says that the bounds cost, and that waits beside what is here. */
   dropped = 0;
+  more = 0;
 
   async append(stream: StreamName, message: NewMessage): Promise<Position> {
     if (stream === 'FF_METRICS_PARKED') {
@@ -61,8 +65,8 @@ class Queue {
   /** Gives a message out, also when it was given out before. */
   put(message: NewMessage): void {
     this.waiting.push(message);
-    this.more.resolve();
-    this.more = Promise.withResolvers();
+    this.arrival.resolve();
+    this.arrival = Promise.withResolvers();
   }
 
   async *take(signal: AbortSignal): AsyncIterable<Taken> {
@@ -71,12 +75,12 @@ class Queue {
     while (!signal.aborted) {
       const message = this.waiting.shift();
       if (message) yield this.taken(message);
-      else await Promise.race([this.more.promise, aborted]);
+      else await Promise.race([this.arrival.promise, aborted]);
     }
   }
 
   async backlog(stream?: StreamName) {
-    const messages = stream === 'FF_METRICS_PARKED' ? this.parked.size : this.waiting.length;
+    const messages = stream === 'FF_METRICS_PARKED' ? this.parked.size : this.waiting.length + this.more;
     return { messages, bytes: 0, dropped: this.dropped };
   }
 
@@ -217,7 +221,11 @@ afterEach(async () => {
   Logger.overrideLogger(['log', 'warn', 'error']);
 });
 
-function start(options: Partial<MetricsForwarderOptions> = {}, waitMs = 10): MetricsForwarder {
+function start(
+  options: Partial<MetricsForwarderOptions> = {},
+  waitMs = 10,
+  log = queue as unknown as EventLog,
+): MetricsForwarder {
   const saas = new SaasClient({
     baseUrl: `${url}/config`,
     metricsUrl: `${url}/events`,
@@ -225,7 +233,7 @@ function start(options: Partial<MetricsForwarderOptions> = {}, waitMs = 10): Met
     streamIdleTimeoutMs: HOUR_MS,
   });
   const forwarder = new MetricsForwarder(
-    queue as unknown as EventLog,
+    log,
     saas,
     telemetry,
     { windowMs: 10, shutdownGraceMs: 5000, ...options },
@@ -429,15 +437,41 @@ describe('An upstream that does not take counts now', () => {
     expect(queue.parked.size).toBe(0);
   });
 
-  it('leaves the backlog in the log', async () => {
+  it('gets what nobody tried later than all else that waits may be looked at', async () => {
     upstream.answer = () => 500;
-    report(counted('a'));
-    start({}, HOUR_MS);
+    queue.more = 1_000_000;
+    const forwarder = start({}, HOUR_MS);
+    await until(() => forwarder.status()['backlog'] !== undefined);
+    const tried = report(counted('a'));
     await until(() => queue.back.length === 1);
-    // One more message at most is taken to find that there is nobody to take it.
-    for (let i = 0; i < 5; i++) report(counted('a'));
+    const untried = report(counted('a'));
     await until(() => queue.back.length === 2);
-    expect(queue.waiting).toHaveLength(4);
+    expect(queue.back).toEqual([
+      [tried, HOUR_MS],
+      [untried, expect.any(Number)],
+    ]);
+    expect(queue.back[1]?.[1]).toBeGreaterThan(HOUR_MS + 1_000_000);
+  });
+
+  it('does not keep others from theirs, though more of it waits than a forwarder takes, and before them', async () => {
+    upstream.answer = ({ environment }) => (environment === DEV ? 500 : 200);
+    const folder = await mkdtemp(join(tmpdir(), 'ff-relay-counts-'));
+    const log = await EmbeddedEventLog.open(folder);
+    const append = (count: number, environment: string) =>
+      Promise.all(
+        Array.from({ length: count }, () => {
+          const of = counted('a', 1, environment);
+          const message = messageOf(`message-${++ids}`, of);
+          return log.append('FF_METRICS', message);
+        }),
+      );
+    await append(3000, DEV);
+    await append(100, PROD);
+    start({}, HOUR_MS, log);
+    await until(() => upstream.taken.get('a') === 100);
+    await forwarders.pop()?.stop();
+    await log.close();
+    await rm(folder, { recursive: true });
   });
 });
 

@@ -39,6 +39,10 @@ const WINDOW_CHARACTERS = 1024 * 1024;
 /** What may wait in all windows together: half of what the log lets one taker have. The other half is on its way. */
 const MOST_WAITING = { messages: 1000, bytes: 32 * 1024 * 1024 };
 const POSTS_AT_A_TIME = 8;
+/** How many messages of environments that are left alone are on their way back to the log at once. */
+const RETURNS_AT_A_TIME = 100;
+/** What looking at a message of the backlog may take; a few times what it does. */
+const LOOK_MS = 2;
 /** The log gives a message to another taker when it was not heard of for 30 s. */
 const KEEP_INTERVAL_MS = 10_000;
 /** What cannot be parked comes again after so long. */
@@ -125,9 +129,9 @@ export class MetricsForwarder {
   private readonly posts = new Map<string, Promise<void>>();
   /** Environments whose last post failed, and until when they are left alone. */
   private readonly failing = new Map<string, { readonly failures: number; readonly untilMs: number }>();
-  private readonly passing = new Set<string>();
-  /** Acknowledgements that the log did not hear yet. */
+  /** What the log has yet to hear. */
   private readonly late = new Set<Promise<void>>();
+  private readonly returns = pLimit(RETURNS_AT_A_TIME);
   /** Messages that the upstream has, but the log may not know it. */
   private readonly delivered = new Remembered();
   private readonly reasons = new Set<string>();
@@ -212,22 +216,12 @@ export class MetricsForwarder {
     const { signal } = this.stopping;
     while (!signal.aborted) {
       try {
-        for await (const taken of this.log.take(signal)) {
-          await this.receive(taken);
-          if (this.pauseMs() > 0) break;
-        }
+        for await (const taken of this.log.take(signal)) await this.receive(taken);
       } catch (error) {
         this.logger.warn(`Evaluation counts cannot be read from the log: ${String(error)}`);
-        await pause(LOG_RETRY_MS, signal);
       }
-      await pause(this.pauseMs(), signal);
+      await pause(LOG_RETRY_MS, signal);
     }
-  }
-
-  /** While no environment gets anything through, a backlog would only go round between the log and here. */
-  private pauseMs(): number {
-    if (this.passing.size > 0 || this.failing.size === 0) return 0;
-    return Math.max(0, Math.min(...[...this.failing.values()].map(({ untilMs }) => untilMs)) - Date.now());
   }
 
   private async receive(taken: Taken): Promise<void> {
@@ -251,7 +245,8 @@ export class MetricsForwarder {
       this.unsent.inc(evaluationsIn(report));
       await this.acknowledge([{ id, taken }]);
     } else if (this.waitMs(environment) > 0) {
-      await this.giveBack([{ id, taken }], this.waitMs(environment));
+      const untried = this.returns(() => this.giveBack([{ id, taken }], this.asideMs(environment)));
+      this.isYetToHear(untried);
     } else {
       const held = { id, report, taken };
       this.held.set(id, held);
@@ -299,9 +294,8 @@ export class MetricsForwarder {
 
   /** Sees to it that each message of a batch is taken by the upstream, or goes back. */
   private async deliver(environment: string, batch: readonly Held[]): Promise<void> {
-    if (this.ended.signal.aborted || this.waitMs(environment) > 0) {
-      return this.giveBack(batch, this.waitMs(environment));
-    }
+    if (this.ended.signal.aborted) return this.giveBack(batch, 0);
+    if (this.waitMs(environment) > 0) return this.giveBack(batch, this.asideMs(environment));
     const report = merge(
       environment,
       batch.map((held) => held.report),
@@ -315,7 +309,6 @@ export class MetricsForwarder {
     this.forwarded.inc({ envID: environment, error: 'false' });
     if (this.failing.delete(environment))
       this.logger.log(`The upstream takes evaluation counts of ${environment} again`);
-    this.passing.add(environment);
     this.lastPost = { at: new Date().toISOString(), environment, evaluations: evaluationsIn(report) };
     await this.acknowledge(batch);
   }
@@ -362,7 +355,6 @@ export class MetricsForwarder {
       );
     }
     this.failing.set(environment, { failures, untilMs: Date.now() + waitMs });
-    this.passing.delete(environment);
     await this.giveBack(batch, waitMs);
   }
 
@@ -436,7 +428,11 @@ export class MetricsForwarder {
 
   /** As long as the message may not have been given to another forwarder, which would post it again. */
   private acknowledgeLater(taken: Taken): void {
-    const late = this.acknowledgeUntilHeard(taken).finally(() => this.late.delete(late));
+    this.isYetToHear(this.acknowledgeUntilHeard(taken));
+  }
+
+  private isYetToHear(telling: Promise<void>): void {
+    const late = telling.finally(() => this.late.delete(late));
     this.late.add(late);
   }
 
@@ -464,6 +460,14 @@ export class MetricsForwarder {
 
   private waitMs(environment: string): number {
     return Math.max(0, (this.failing.get(environment)?.untilMs ?? 0) - Date.now());
+  }
+
+  /**
+   * For how long to give back what was not tried. The log hands out what was given back before what nobody has taken yet:
+   * it must not be there again before all else that waits was looked at.
+   */
+  private asideMs(environment: string): number {
+    return this.waitMs(environment) + (this.backlog?.messages ?? 0) * LOOK_MS;
   }
 
   private show(telemetry: Telemetry): void {
