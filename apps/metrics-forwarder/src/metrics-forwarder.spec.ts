@@ -34,6 +34,8 @@ const NOON = Date.UTC(2026, 0, 1, 12);
 /** The queue of the log, in memory, and what was answered for its messages. */
 class Queue {
   readonly waiting: { subject: string; id: string; body: string }[] = [];
+  /** Of all that is not done, in somebody's hands too. */
+  readonly undone = new Set<string>();
   readonly done: string[] = [];
   readonly kept: string[] = [];
   /** Messages that went back, with the delay; those that went back for less than a second come again at once. */
@@ -65,6 +67,7 @@ class Queue {
   /** Gives a message out, also when it was given out before. */
   put(message: NewMessage): void {
     this.waiting.push(message);
+    this.undone.add(message.id);
     this.arrival.resolve();
     this.arrival = Promise.withResolvers();
   }
@@ -80,7 +83,7 @@ class Queue {
   }
 
   async backlog(stream?: StreamName) {
-    const messages = stream === 'FF_METRICS_PARKED' ? this.parked.size : this.waiting.length + this.more;
+    const messages = stream === 'FF_METRICS_PARKED' ? this.parked.size : this.undone.size + this.more;
     return { messages, bytes: 0, dropped: this.dropped };
   }
 
@@ -100,7 +103,11 @@ class Queue {
       subject,
       body,
       time: NOON,
-      done: () => answer(() => this.done.push(id)),
+      done: () =>
+        answer(() => {
+          this.done.push(id);
+          this.undone.delete(id);
+        }),
       keep: () => answer(() => this.kept.push(id)),
       back: (delayMs = 0) =>
         answer(() => {
@@ -435,6 +442,36 @@ describe('An upstream that does not take counts now', () => {
     expect(queue.back).toEqual([['message-1', HOUR_MS]]);
     expect(upstream.signIns).toBe(1);
     expect(queue.parked.size).toBe(0);
+  });
+
+  it('is not said to fail any more once it refuses for good', async () => {
+    upstream.answer = () => (upstream.posts.length === 1 ? 500 : 404);
+    report(counted('a'));
+    const forwarder = start();
+    await until(() => queue.done.length === 1);
+    expect(queue.back).toHaveLength(1);
+    expect(forwarder.status()).toMatchObject({ waiting: [], parked: { last: { environment: DEV } } });
+  });
+
+  it.each<[string, number, number]>([
+    ['nothing waits any more', 0, 5000],
+    ['none of its counts has come again, since others have them', 1000, 65_000],
+  ])('is not said to fail any more once %s', async (_, more, afterMs) => {
+    jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance'] });
+    upstream.answer = () => 500;
+    queue.more = 1000;
+    const id = report(counted('a'));
+    const forwarder = start({}, 20_000);
+    await until(() => {
+      jest.advanceTimersByTime(10);
+      return queue.back.length === 1;
+    });
+    await jest.advanceTimersByTimeAsync(20_000);
+    expect(forwarder.status()).toMatchObject({ waiting: [{ environment: DEV, failures: 1 }] });
+    queue.undone.delete(id);
+    queue.more = more;
+    await jest.advanceTimersByTimeAsync(afterMs);
+    expect(forwarder.status()).toMatchObject({ waiting: [] });
   });
 
   it('gets what nobody tried later than all else that waits may be looked at', async () => {

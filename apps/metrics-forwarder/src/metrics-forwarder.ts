@@ -45,6 +45,8 @@ const RETURNS_AT_A_TIME = 100;
 const LOOK_MS = 2;
 /** The log gives a message to another taker when it was not heard of for 30 s. */
 const KEEP_INTERVAL_MS = 10_000;
+/** What was given back, or left to itself, is handed out again so long after its time at the latest. */
+const COME_AGAIN_MS = 60_000;
 /** What cannot be parked comes again after so long. */
 const PARK_RETRY_MS = 60_000;
 const BOUNDS = {
@@ -339,6 +341,7 @@ export class MetricsForwarder {
       if (status === TOO_LARGE && (await this.divide(batch))) return;
     }
     if (status !== undefined && status < 500 && !PASSING.has(status)) {
+      this.failing.delete(environment);
       const reason = String(error);
       await Promise.all(
         batch.map((held) => this.park(held, { id: held.id, environment, reason, report: held.report })),
@@ -524,7 +527,19 @@ export class MetricsForwarder {
       look('FF_METRICS', this.backlog),
       look('FF_METRICS_PARKED', this.parked),
     ]);
+    this.forgetFailing();
     await this.lookAtParked(this.parked).catch(() => (this.parkedThen = undefined));
+  }
+
+  /** An environment of which nothing has come for longer than it may be out is with another forwarder, or has nothing left. */
+  private forgetFailing(): void {
+    if (!this.backlog) return;
+    const { messages } = this.backlog;
+    const sinceMs = Date.now() - messages * LOOK_MS - COME_AGAIN_MS;
+    for (const [environment, { untilMs }] of this.failing) {
+      const isHere = this.windows.has(environment) || this.posts.has(environment);
+      if (messages === 0 || (untilMs < sinceMs && !isHere)) this.failing.delete(environment);
+    }
   }
 
   /** Why what is parked is parked. It may be much, so it is read when it has changed, and not at once again. */
