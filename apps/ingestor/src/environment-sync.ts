@@ -84,6 +84,11 @@ export class EnvironmentSync {
     whole: new Coalesced(() => this.persist('comparison', () => this.compare())),
   };
   private readonly writing = new Coalesced(() => this.writeFacts());
+  /** A read that no longer lags behind what was told before it was wanted. */
+  private readonly laterRead = new Coalesced(async () => {
+    await pause(this.surroundings.recentMs, this.signal);
+    this.reads.whole.want();
+  });
   private facts: EnvironmentFact[] = [];
   /** What the last read of each list left in doubt, for the comparison to confirm. */
   private inDoubt: Readonly<Record<ListKind, Doubts>> = { flags: NO_DOUBTS, segments: NO_DOUBTS };
@@ -343,7 +348,11 @@ export class EnvironmentSync {
 
   /** Whether its versions began anew a moment ago, so that a read that lags may show a higher one of before. */
   private isRestarted(fact: EnvironmentFact): boolean {
-    if (fact.type !== 'FlagPublished' && fact.type !== 'SegmentPublished') return false;
+    return (fact.type === 'FlagPublished' || fact.type === 'SegmentPublished') && this.beganAnew(fact);
+  }
+
+  /** Whether what the fact is about, or all of the environment, began anew a moment ago. */
+  private beganAnew(fact: EnvironmentFact): boolean {
     return this.hasRestarted(fact) || this.hasRestarted({ type: 'EnvironmentRemoved', environment: this.id });
   }
 
@@ -451,11 +460,14 @@ export class EnvironmentSync {
   ): readonly EnvironmentFact[] {
     if (entry && !entry.value) return [];
     const version = entry?.value?.version ?? 0;
-    if (fact.version > 0 && fact.version < version) {
-      // It tells of a life before the one that is known. What is so now, a read will say.
+    if ((fact.version > 0 && fact.version < version) || this.beganAnew(fact)) {
+      // It may tell of a life before the one that is known. What is so now, reads will say; the first of them may lag.
       this.reads[kind].want();
+      this.laterRead.want();
       return [];
     }
+    // So may this, and what was made anew be removed with it: a read will bring it back.
+    if (entry && fact.version > version) this.laterRead.want();
     return [{ ...fact, version: Math.max(fact.version, version) }];
   }
 

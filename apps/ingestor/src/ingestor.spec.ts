@@ -407,14 +407,30 @@ describe('A change that is told', () => {
     await listening();
     upstream.environment('dev').flags = [aFlag('banner')];
     upstream.environment('dev').segments = [];
-    tellFlag('delete', 'dark-mode', 2);
-    tellSegment('delete', 'beta', 2);
+    tellFlag('delete', 'dark-mode', 1);
+    tellSegment('delete', 'beta', 1);
     await becomes((seen) => !flagIn(seen, 'dark-mode') && !segmentIn(seen, 'beta'));
     expect(upstream.asked).toEqual([]);
     expect((await facts()).slice(-2)).toEqual([
-      { type: 'FlagRemoved', environment: 'dev', identifier: 'dark-mode', version: 2 },
-      { type: 'SegmentRemoved', environment: 'dev', identifier: 'beta', version: 2 },
+      { type: 'FlagRemoved', environment: 'dev', identifier: 'dark-mode', version: 1 },
+      { type: 'SegmentRemoved', environment: 'dev', identifier: 'beta', version: 1 },
     ]);
+  });
+
+  it('as the removal of a later version than is known is a fact at once, and costs one read', async () => {
+    const { compared } = await listening();
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 2);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    makeCompare();
+    await compared();
+    expect(upstream.asked.toSorted()).toEqual(['config', 'config dev']);
+    expect(await facts()).toContainEqual({
+      type: 'FlagRemoved',
+      environment: 'dev',
+      identifier: 'dark-mode',
+      version: 2,
+    });
   });
 
   it('twice as the same removal is one fact', async () => {
@@ -675,7 +691,7 @@ describe('A read that fails', () => {
     tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: KEY });
     await becomes((seen) => apiKeysOf(seen).length === 0);
     tellProxy('environmentsRemoved', { environments: ['dev'] });
-    await becomes((seen) => !seen.exists);
+    await eventually(facts, (all) => removalsIn(all).includes('EnvironmentRemoved'));
   });
 
   it('by taking its time holds up nothing that the upstream says outright', async () => {
@@ -956,6 +972,96 @@ describe('A read that contradicts what the log was told a moment ago', () => {
   });
 });
 
+describe('A removal that is told late, or once more', () => {
+  /** A flag that was at version 5, was removed and was made anew. */
+  async function withFlagMadeAnew(recentMs: number): Promise<void> {
+    change('dark-mode', 5);
+    await listening({ recentMs });
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 5);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    change('dark-mode', 1);
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 1);
+    upstream.asked.length = 0;
+  }
+
+  it.each([5, 1, 0])('at version %i, removes no flag that was made anew a moment ago', async (version) => {
+    await withFlagMadeAnew(HOUR_MS);
+    tellFlag('delete', 'dark-mode', version);
+    await eventually(
+      () => upstream.timesAsked('flags dev'),
+      (times) => times === 1,
+    );
+    await settled();
+    expect(versionIn(await state(), 'dark-mode')).toBe(1);
+    expect(removalsIn(await facts())).toEqual(['FlagRemoved']);
+  });
+
+  it('is told apart by reads from one that is true, though the first of them lags', async () => {
+    await withFlagMadeAnew(300);
+    const lagging = upstream.environment('dev').flags;
+    upstream.next('flags dev', body(lagging));
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 1);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    expect(upstream.timesAsked('flags dev')).toBe(1);
+  });
+
+  it('and removes a flag that was made anew long ago is made good by a read', async () => {
+    await listening();
+    tellFlag('delete', 'dark-mode', 5);
+    await eventually(facts, (all) => removalsIn(all).includes('FlagRemoved'));
+    await becomes((seen) => flagIn(seen, 'dark-mode'));
+  });
+
+  it('removes no environment that was added a moment ago', async () => {
+    await listening({ recentMs: HOUR_MS });
+    upstream.environments['new'] = anEnvironment();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 1,
+    );
+    tellProxy('environmentsRemoved', { environments: ['new'] });
+    await settled();
+    expect((await state('new')).exists).toBe(true);
+  });
+
+  it('is told apart by comparisons from the true one of an environment that was added a moment ago', async () => {
+    await listening({ recentMs: 300 });
+    upstream.environments['new'] = anEnvironment();
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
+    await eventually(
+      () => upstream.openStreams,
+      (open) => open === 1,
+    );
+    const lagging = page(upstream.environments);
+    delete upstream.environments['new'];
+    upstream.next('config', body(lagging));
+    tellProxy('environmentsRemoved', { environments: ['new'] });
+    await becomes((seen) => !seen.exists, 'new');
+  });
+
+  it('and removes an environment that was added long ago is made good by a comparison', async () => {
+    await listening();
+    tellProxy('environmentsRemoved', { environments: ['dev'] });
+    await eventually(facts, (all) => removalsIn(all).includes('EnvironmentRemoved'));
+    await becomes((seen) => apiKeysOf(seen).length === 1);
+  });
+
+  it('as the removal of an SDK key is never doubted', async () => {
+    await listening({ recentMs: HOUR_MS });
+    for (const event of ['apiKeyRemoved', 'apiKeyAdded', 'apiKeyRemoved']) {
+      tellProxy(event, { environments: ['dev'], apiKey: KEY });
+    }
+    await eventually(facts, (all) => removalsIn(all).length === 2);
+    expect(apiKeysOf(await state())).toEqual([]);
+  });
+});
+
 describe('Two reads that agree', () => {
   it('do not confirm what was known to be otherwise only between them', async () => {
     change('dark-mode', 5);
@@ -1101,9 +1207,11 @@ describe('An environment that begins', () => {
     upstream.leavesOutLists = true;
     upstream.environments['new'] = anEnvironment();
     await listening();
+    delete upstream.environments['new'];
     tellProxy('environmentsRemoved', { environments: ['new'] });
     await becomes((seen) => !seen.exists, 'new');
     const before = (await facts()).length;
+    upstream.environments['new'] = anEnvironment();
     makeCompare();
     await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
     expect(typesOf((await facts()).slice(before))).toEqual(beginning);
@@ -1539,6 +1647,7 @@ describe('The record of what the ingestor went through', () => {
     const whole = upstream.hold('config dev', body(page({ dev: anEnvironment() })));
     tellFlag('patch', 'banner', 1);
     await whole.arrived;
+    delete upstream.environments['dev'];
     tellProxy('environmentsRemoved', { environments: ['dev'] });
     await becomes((seen) => !seen.exists);
     whole.release();

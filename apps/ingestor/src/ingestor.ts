@@ -17,6 +17,7 @@ import {
 
 import { AddedEnvironments } from './added-environments.js';
 import { LAGGING_READS } from './announcements.js';
+import { Coalesced } from './coalesced.js';
 import { EnvironmentSync, type Taken } from './environment-sync.js';
 import type { Leader } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
@@ -76,6 +77,11 @@ export class Ingestor implements Leader {
   /** By the next comparison. */
   private newTokenWanted = false;
   private comparisonWanted = Promise.withResolvers<void>();
+  /** A comparison that no longer lags behind what was told before it was wanted. */
+  private readonly laterComparison = new Coalesced(async () => {
+    await pause(this.recentMs, this.stopping.signal);
+    this.compareWithNewToken();
+  });
   private readonly patience: Patience;
   /** The account stream, open or about to be; aborted to open it anew at once. */
   private connection = new AbortController();
@@ -338,12 +344,17 @@ export class Ingestor implements Leader {
 
   /** Two complete reads of the account do not list it. Throws if it was added so shortly before that they may lag. */
   private environmentGone(environment: string): void {
-    const addedAt = this.ledger.touchedAt({ type: 'EnvironmentAdded', environment, account: undefined });
-    if (addedAt !== undefined && addedAt > performance.now() - this.recentMs) {
+    if (this.wasJustAdded(environment)) {
       throw new Error(`environment ${environment} was added a moment ago, and is not listed yet`);
     }
     this.logger.warn(`Environment ${environment} is gone: two complete reads of the upstream do not list it`);
     this.sync(environment).told({ type: 'EnvironmentRemoved', environment });
+  }
+
+  private wasJustAdded(environment: string): boolean {
+    const addedAt = this.ledger.touchedAt({ type: 'EnvironmentAdded', environment, account: undefined });
+    const { exists } = this.ledger.environment(environment);
+    return exists && addedAt !== undefined && addedAt > performance.now() - this.recentMs;
   }
 
   /** Removes what a deleted proxy key gave access to, also if a former process was kept from finishing it. */
@@ -457,8 +468,7 @@ export class Ingestor implements Leader {
         }));
         return undefined;
       case 'proxy environmentsRemoved':
-        for (const id of event.environments) this.added.delete(id);
-        this.told(event.environments, (environment) => ({ type: 'EnvironmentRemoved', environment }));
+        this.environmentsRemoved(event.environments);
         return undefined;
       case 'proxy environmentsAdded':
         // The token lists the environments it is good for, so a new one is needed, and a stream opened with it.
@@ -479,21 +489,30 @@ export class Ingestor implements Leader {
   ): void {
     if (this.ledger.environment(environment).exists)
       this.sync(environment).changed(kind, identifier, version);
-    else this.findUnknown();
+    else this.compareWithNewToken();
   }
 
   /** What the message says outright, for the environments that it names and that are known; else compare. */
   private told(environments: readonly string[], factFor: (environment: string) => EnvironmentFact): void {
     const known = environments.filter((id) => this.ledger.environment(id).exists);
     for (const id of known) this.sync(id).told(factFor(id));
-    if (known.length < environments.length) this.findUnknown();
+    if (known.length < environments.length) this.compareWithNewToken();
     else if (known.length === 0) this.wantComparison();
   }
 
   /** The token may be older than an environment. Messages may come at any rate, so comparisons take the new one. */
-  private findUnknown(): void {
+  private compareWithNewToken(): void {
     this.newTokenWanted = true;
     this.wantComparison();
+  }
+
+  /** The message may be late, or repeated, and of before they were added: a comparison looks whether they are there. */
+  private environmentsRemoved(ids: readonly string[]): void {
+    for (const id of ids) this.added.delete(id);
+    const removed = ids.filter((id) => !this.wasJustAdded(id));
+    this.told(removed, (environment) => ({ type: 'EnvironmentRemoved', environment }));
+    if (removed.length < ids.length) this.compareWithNewToken();
+    this.laterComparison.want();
   }
 
   private proxyKeyDeleted(identifier: string): void {
