@@ -379,11 +379,11 @@ export class EnvironmentSync {
   private announcedIn(fact: EnvironmentFact): string | undefined {
     if (fact.type === 'FlagPublished') {
       const { feature, version } = fact.flag;
-      return this.announced.flags.version(feature) === version ? feature : undefined;
+      return this.announced.flags.version(feature) === (version ?? 0) ? feature : undefined;
     }
     if (fact.type === 'SegmentPublished') {
       const { identifier, version } = fact.segment;
-      return this.announced.segments.version(identifier) === version ? identifier : undefined;
+      return this.announced.segments.version(identifier) === (version ?? 0) ? identifier : undefined;
     }
     return undefined;
   }

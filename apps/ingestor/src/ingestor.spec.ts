@@ -935,6 +935,24 @@ describe('A read that contradicts what the log was told a moment ago', () => {
     expect(published(await facts(), before, 'dark-mode')).toEqual([]);
   });
 
+  it('is not believed either where it shows no version', async () => {
+    upstream.environment('dev').flags = [aFlag('banner'), aFlag('dark-mode', { version: undefined })];
+    await listening({ recentMs: HOUR_MS });
+    const lagging = body(page(structuredClone(upstream.environments)));
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 0);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    upstream.next('config', lagging);
+    upstream.next('config dev', lagging);
+    makeCompare();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times === 1,
+    );
+    await settled();
+    expect(flagIn(await state(), 'dark-mode')).toBeUndefined();
+  });
+
   it.each<[string, Answer]>([
     ['is only confirmed later', (_, usual) => usual()],
     ['cannot be confirmed', refusal(500)],
