@@ -13,6 +13,7 @@ import { aFlag } from '../libs/domain/src/builders.suite.js';
 import { Admin, eventually, upstreamFlags } from './support/clients.js';
 import { ServiceSet } from './support/deployments.js';
 import { A_SENTENCE, done, ffRelay, refused } from './support/ff-relay.js';
+import { Link } from './support/link.js';
 import { DEMO, freePort, run, Workspace } from './support/processes.js';
 
 describe('ff-relay over a service set', () => {
@@ -534,6 +535,51 @@ describe('ff-relay replay over the embedded log', () => {
       unknown: [{ environment: 'dev', kind: 'flag', identifier: 'busy' }],
       environments: [{ id: 'dev', flags: [] }],
     });
+  });
+});
+
+describe('The progress of long work', () => {
+  let workspace: Workspace;
+  let dataDir: string;
+  let set: ServiceSet;
+  let link: Link;
+  beforeEach(async () => {
+    workspace = new Workspace();
+    dataDir = await workspace.folder();
+    set = await ServiceSet.start(['redis']);
+    // Long is what waits for answers again and again, and a line comes after three seconds.
+    link = await Link.to(Number(set.redisAddress.split(':')[1]), 100);
+  });
+  afterEach(async () => {
+    await link.close();
+    await set.dispose();
+    await workspace.dispose();
+  });
+
+  it('is shown as a bar on a terminal, and as lines elsewhere', async () => {
+    const log = await EmbeddedEventLog.open(dataDir);
+    for (let i = 0; i < 12; i++) {
+      const fact: Fact = { type: 'EnvironmentAdded', environment: `env-${i}` };
+      const id = String(i);
+      await log.append('FF_FACTS', { subject: factSubject(fact), id, body: factBody(fact, { id, time: 0 }) });
+    }
+    await log.close();
+    const settings = { DATA_DIR: dataDir, REDIS_ADDRESS: `127.0.0.1:${link.port}`, TERM: 'xterm-256color' };
+    const command = `${process.execPath} scripts/ff-relay.mjs replay --into redis:`;
+    const onTerminal = run('script', ['-qec', `${command}terminal:`, '/dev/null'], settings);
+    const elsewhere = run('bash', ['-c', `${command}elsewhere:`], settings);
+    expect([await onTerminal.exited, await elsewhere.exited]).toEqual([0, 0]);
+
+    const bars = [...onTerminal.output.matchAll(/Writing █+░* (\d+) % \((\d+) of 12\), \S+ left/g)];
+    const shares = bars.map(([, percent]) => Number(percent));
+    expect(new Set(shares).size).toBeGreaterThan(5);
+    expect(shares).toEqual(shares.toSorted((a, b) => a - b));
+    // The bar is gone in the end.
+    expect(onTerminal.output).toMatch(/\u001B\[2K[^█░]*The state after fact 12 [^█░]*$/);
+    expect(onTerminal.output).not.toContain('Writing:');
+
+    expect(elsewhere.output).toMatch(/^Writing: \d+ % \(\d+ of 12\)\n/m);
+    expect(elsewhere.output).not.toMatch(/[\u001B█░]/);
   });
 });
 
