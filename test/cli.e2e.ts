@@ -6,7 +6,8 @@ import { DeliverPolicy, jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { Redis } from 'ioredis';
 
-import { type Fact, factBody, factSubject } from '#libs/domain';
+import { readBundle } from '#libs/bundle';
+import { type Fact, factBody, factSubject, parkedBody, parkedSubject } from '#libs/domain';
 import { EmbeddedEventLog } from '#libs/event-log';
 
 import { aFlag } from '../libs/domain/src/builders.suite.js';
@@ -473,6 +474,28 @@ describe('ff-relay over a service set', () => {
       }
       expect(await readdir(folder)).toEqual([]);
     });
+  });
+
+  it('writes a bundle of what the log says, and lists its facts and what is parked', async () => {
+    await asUpstream();
+    const last = await lastFact();
+    const folder = await workspace.folder();
+    expect(await done(['export', '--into', folder], settings)).toContain(`The state after fact ${last} of `);
+    const { environments, manifest } = await readBundle(folder);
+    expect(manifest).toMatchObject({ source: 'log', position: { sequence: last }, complete: true });
+    for (const { id, flags } of environments)
+      expect(JSON.stringify(flags)).toBe(await upstreamFlags(set.controlPlane.url, id));
+    expect(environments.map(({ id }) => id)).toEqual([dev.id, prod.id]);
+
+    const listed = await done(['events', 'list', '--last', '1', '--json'], settings);
+    expect(JSON.parse(listed)).toMatchObject({ stream: 'FF_FACTS', position: { sequence: last } });
+
+    expect(await done(['metrics', 'parked'], settings)).toBe('Nothing is parked.\n');
+    const parked = { id: 'one', environment: dev.id, reason: 'answered with 400', text: 'no counts' };
+    await jetstream(nats).publish(parkedSubject(parked), parkedBody(parked, Date.now()));
+    expect(await done(['metrics', 'parked'], settings)).toMatch(
+      new RegExp(`^Parked: 1 message with 0 evaluations\n {2}${dev.id}: answered with 400\n`),
+    );
   });
 });
 
