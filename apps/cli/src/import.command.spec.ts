@@ -23,6 +23,6 @@ describe('The target of an import', () => {
   );
 
   it.each(['', 'http:', 'https://'])('is refused where it is none: %j', (text) => {
-    expect(() => targetIn(text)).toThrow();
+    expect(() => targetIn(text)).toThrow(/^it is (empty|an http or https address)/);
   });
 });
