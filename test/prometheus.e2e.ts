@@ -141,7 +141,9 @@ describe('What a relay shows to Prometheus', () => {
     const producer = 'ff_proxy_primary_to_sdk_sse_producer';
     expect(valueOf(seen, `${producer}_messages_published`, { topic: prod, error: 'false' })).toBe(1);
     expect(valueOf(seen, `${producer}_subscription_requests`, { topic: prod })).toBe(1);
-    expect(valueOf(seen, 'ff_relay_propagation_seconds', { le: '60' })).toBeGreaterThanOrEqual(1);
+    for (const leg of ['ff_relay_intake_seconds', 'ff_relay_propagation_seconds']) {
+      expect(valueOf(seen, leg, { le: '60' })).toBeGreaterThanOrEqual(1);
+    }
     expect(valueOf(seen, 'ff_proxy_stream_health')).toBe(1);
     expect(valueOf(seen, 'ff_relay_data_age_seconds')).toBeLessThan(60);
     for (const part of ROLES) expect(valueOf(seen, 'ff_relay_ready', { part })).toBe(1);

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Counter, Histogram } from 'prom-client';
 
-import { type Telemetry, UNSENT_EVALUATIONS } from '#libs/observability';
+import { PROPAGATION_BUCKETS_S, type Telemetry, UNSENT_EVALUATIONS } from '#libs/observability';
 
 import type { EnvironmentViews } from './environment-views.js';
 import type { Reader } from './stream-events.js';
@@ -11,7 +11,6 @@ const REQUEST_BUCKETS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 const LENGTH_BUCKETS = [100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 32 * 1024 * 1024];
 /** A header may claim any length; no body is longer that is taken. */
 const MOST_LENGTH = 32 * 1024 * 1024;
-const PROPAGATION_BUCKETS_S = [0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
 /** Whoever watches the relay asks these, more often than any SDK. */
 const UNCOUNTED = new Set(['/health', '/metrics']);

@@ -10,23 +10,22 @@ const identifiers = (announcements: readonly { readonly identifier: string }[]) 
   announcements.map(({ identifier }) => identifier);
 
 describe('What was announced', () => {
-  it('is waited for at its highest version', () => {
+  it('is waited for at its highest version, since the first', () => {
     const announced = new Announcements(doubling);
-    for (const version of [2, 5, 3]) announced.add('a', version);
-    expect(announced.version('a')).toBe(5);
-    expect(announced.all).toHaveLength(1);
+    for (const [now, version] of [2, 5, 3].entries()) announced.add('a', version, now);
+    expect(announced.all).toMatchObject([{ identifier: 'a', version: 5, since: 0 }]);
   });
 
   it('is bounded', () => {
     const announced = new Announcements(doubling);
-    const added = Array.from({ length: 1001 }, (_, i) => announced.add(`flag-${i}`, 1));
+    const added = Array.from({ length: 1001 }, (_, i) => announced.add(`flag-${i}`, 1, 0));
     expect(added.indexOf(false)).toBe(1000);
-    expect(announced.add('flag-7', 2)).toBe(true);
+    expect(announced.add('flag-7', 2, 0)).toBe(true);
   });
 
   it('and lacks in one read after the other is looked for at longer and longer distances, and then given up', () => {
     const announced = new Announcements(doubling);
-    announced.add('a', 2);
+    announced.add('a', 2, 0);
     const waits: number[] = [];
     let now = 0;
     for (let read = 1; read < LAGGING_READS; read++) {
@@ -42,10 +41,10 @@ describe('What was announced', () => {
 
   it('is not given up sooner for reads that others ask for', () => {
     const announced = new Announcements(doubling);
-    announced.add('a', 2);
+    announced.add('a', 2, 0);
     announced.lag(announced.all, 0);
     for (let now = 10; now < 500; now += 10) {
-      announced.add(`other-${now}`, 1);
+      announced.add(`other-${now}`, 1, now);
       const { counted } = announced.lag(announced.all, now);
       expect(identifiers(counted)).toEqual([`other-${now}`]);
       announced.delete(`other-${now}`);
@@ -55,9 +54,9 @@ describe('What was announced', () => {
 
   it('at a higher version begins anew', () => {
     const announced = new Announcements(doubling);
-    announced.add('a', 2);
+    announced.add('a', 2, 0);
     for (let now = 0; now < 3 * SECOND_MS; now += SECOND_MS) announced.lag(announced.all, now);
-    announced.add('a', 3);
+    announced.add('a', 3, 3 * SECOND_MS);
     expect(announced.lag(announced.all, 3 * SECOND_MS)).toMatchObject({
       counted: [{ lags: 1 }],
       waitMs: 1000,
@@ -66,14 +65,14 @@ describe('What was announced', () => {
 
   it('together is looked for together', () => {
     const announced = new Announcements(() => SECOND_MS * Math.random());
-    for (let i = 0; i < 100; i++) announced.add(`flag-${i}`, 2);
+    for (let i = 0; i < 100; i++) announced.add(`flag-${i}`, 2, 0);
     expect(readsUntilGivenUp(announced, 0)).toBe(LAGGING_READS);
   });
 
   it('one shortly after the other is looked for together, too', () => {
     const announced = new Announcements((lags) => doubling(lags) * Math.random());
     for (let now = 0; now < SECOND_MS; now += 10) {
-      announced.add(`flag-${now}`, 2);
+      announced.add(`flag-${now}`, 2, now);
       announced.lag(announced.all, now);
     }
     expect(readsUntilGivenUp(announced, SECOND_MS)).toBeLessThan(40);

@@ -7,6 +7,8 @@ const MOST_ANNOUNCED = 1000;
 export interface Announcement {
   readonly identifier: string;
   readonly version: number;
+  /** When it, or a version before it that no read has shown either, was announced. */
+  readonly since: number;
   /** The reads that lacked it, and counted. */
   readonly lags: number;
   readonly countedAt: number;
@@ -37,11 +39,12 @@ export class Announcements {
   constructor(private readonly waitMs: (lags: number) => number) {}
 
   /** @returns false if too many wait */
-  add(identifier: string, version: number): boolean {
+  add(identifier: string, version: number, now: number): boolean {
     const before = this.waiting.get(identifier);
     if (!before && this.waiting.size >= MOST_ANNOUNCED) return false;
     if (!before || before.version < version) {
-      this.waiting.set(identifier, { identifier, version, lags: 0, countedAt: 0, waitMs: 0 });
+      const since = before?.since ?? now;
+      this.waiting.set(identifier, { identifier, version, since, lags: 0, countedAt: 0, waitMs: 0 });
     }
     return true;
   }
@@ -50,9 +53,8 @@ export class Announcements {
     return [...this.waiting.values()];
   }
 
-  /** The version of it that is waited for. */
-  version(identifier: string): number | undefined {
-    return this.waiting.get(identifier)?.version;
+  of(identifier: string): Announcement | undefined {
+    return this.waiting.get(identifier);
   }
 
   delete(identifier: string): void {

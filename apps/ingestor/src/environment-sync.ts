@@ -6,10 +6,12 @@ import {
   type EnvironmentState,
   factSubject,
   type FetchedEnvironment,
+  type Flag,
   flagIn,
   isDoubtful,
   reconcile,
   sameContent,
+  type Segment,
   segmentIn,
 } from '#libs/domain';
 import {
@@ -37,6 +39,12 @@ const DOUBTING_READS = 4;
 
 /** Facts that may wait for one environment; beyond that, everything about it is compared instead. */
 const MOST_WAITING_FACTS = 1000;
+
+/** A flag or a group. */
+interface Entity {
+  readonly kind: ListKind;
+  readonly identifier: string;
+}
 
 /** What a read left in doubt, by subject. */
 type Doubts = ReadonlyMap<string, EnvironmentFact>;
@@ -89,7 +97,8 @@ export class EnvironmentSync {
     await pause(this.surroundings.recentMs, this.signal);
     this.reads.whole.want();
   });
-  private facts: EnvironmentFact[] = [];
+  /** What the upstream said outright, and when. */
+  private facts: { readonly fact: EnvironmentFact; readonly since: number }[] = [];
   /** What the last read of each list left in doubt, for the comparison to confirm. */
   private inDoubt: Readonly<Record<ListKind, Doubts>> = { flags: NO_DOUBTS, segments: NO_DOUBTS };
   private readonly reportedFaults = new Map<string, string>();
@@ -115,7 +124,7 @@ export class EnvironmentSync {
 
   /** The upstream says that a flag or group is at a version now. */
   changed(kind: ListKind, identifier: string, version: number): void {
-    if (this.announced[kind].add(identifier, version)) {
+    if (this.announced[kind].add(identifier, version, performance.now())) {
       this.reads[kind].want();
     } else {
       this.announced[kind].clear();
@@ -128,7 +137,7 @@ export class EnvironmentSync {
     if (fact.type === 'FlagRemoved') this.announced.flags.delete(fact.identifier);
     if (fact.type === 'SegmentRemoved') this.announced.segments.delete(fact.identifier);
     if (this.facts.length < MOST_WAITING_FACTS) {
-      this.facts.push(fact);
+      this.facts.push({ fact, since: performance.now() });
       this.writing.want();
     } else {
       this.facts = [];
@@ -163,9 +172,16 @@ export class EnvironmentSync {
   }
 
   private async writeFacts(): Promise<void> {
-    for (let fact = this.facts.shift(); fact && !this.signal.aborted; fact = this.facts.shift()) {
-      const next = fact;
-      await this.persist('facts', () => this.oneAtATime(() => this.ledger.append(this.news(next))));
+    for (let next = this.facts.shift(); next && !this.signal.aborted; next = this.facts.shift()) {
+      const { fact, since } = next;
+      await this.persist('facts', () =>
+        this.oneAtATime(async () => {
+          const news = this.news(fact);
+          await this.ledger.append(news);
+          const isChange = fact.type === 'FlagRemoved' || fact.type === 'SegmentRemoved';
+          if (isChange && news.length > 0) this.record.tookIn(performance.now() - since);
+        }),
+      );
     }
   }
 
@@ -221,12 +237,11 @@ export class EnvironmentSync {
   /** Whether the log holds an announced version by now, or the announcement no longer matters. */
   private isShown(kind: ListKind, identifier: string, version: number): boolean {
     const announced = this.announced[kind];
-    if (announced.version(identifier) !== version) return true;
+    if (announced.of(identifier)?.version !== version) return true;
     const known = this.ledger.environment(this.id);
-    const held = kind === 'flags' ? flagIn(known, identifier) : segmentIn(known, identifier);
     const shown =
       !known.exists ||
-      (held?.version ?? 0) >= version ||
+      (heldIn(known, { kind, identifier })?.version ?? 0) >= version ||
       this.ledger.isSetAside(this.id, kind === 'flags' ? 'flag' : 'segment', identifier);
     if (shown) announced.delete(identifier);
     return shown;
@@ -313,6 +328,7 @@ export class EnvironmentSync {
       this.noteBelieved(known, believed);
       await this.ledger.append(believed);
       this.noteRestarts(known, believed);
+      this.noteTakenIn(believed);
       found.push(...believed.map(({ type }) => type));
       return new Map(doubted.map((fact) => [factSubject(fact), fact]));
     });
@@ -377,34 +393,33 @@ export class EnvironmentSync {
 
   /** The identifier of what it publishes, if the upstream said that just this is there now: not what was there before. */
   private announcedIn(fact: EnvironmentFact): string | undefined {
-    if (fact.type === 'FlagPublished') {
-      const { feature, version } = fact.flag;
-      return this.announced.flags.version(feature) === (version ?? 0) ? feature : undefined;
+    const entity = publishedIn(fact);
+    if (!entity || this.announced[entity.kind].of(entity.identifier)?.version !== entity.version)
+      return undefined;
+    return entity.identifier;
+  }
+
+  /** What was announced and is in the log now is looked for no longer. */
+  private noteTakenIn(appended: readonly EnvironmentFact[]): void {
+    for (const entity of appended.flatMap((fact) => publishedIn(fact) ?? [])) {
+      const announced = this.announced[entity.kind].of(entity.identifier);
+      const held = heldIn(this.ledger.environment(this.id), entity);
+      if (!announced || !held || (held.version ?? 0) < announced.version) continue;
+      this.announced[entity.kind].delete(entity.identifier);
+      this.record.tookIn(performance.now() - announced.since);
     }
-    if (fact.type === 'SegmentPublished') {
-      const { identifier, version } = fact.segment;
-      return this.announced.segments.version(identifier) === (version ?? 0) ? identifier : undefined;
-    }
-    return undefined;
   }
 
   /** Tells of what nobody expects: fields that are new, and versions that go back. */
   private noteBelieved(known: EnvironmentState, facts: readonly EnvironmentFact[]): void {
     const back: string[] = [];
     for (const fact of facts) {
-      if (fact.type === 'FlagPublished') {
-        const { flag } = fact;
-        this.record.unknownFields(unknownFieldsOfFlag(flag));
-        const before = flagIn(known, flag.feature)?.version ?? 0;
-        if (before > (flag.version ?? 0))
-          back.push(`${flag.feature} from version ${before} to ${flag.version ?? 0}`);
-      } else if (fact.type === 'SegmentPublished') {
-        const { segment } = fact;
-        this.record.unknownFields(unknownFieldsOfSegment(segment));
-        const before = segmentIn(known, segment.identifier)?.version ?? 0;
-        if (before > (segment.version ?? 0))
-          back.push(`${segment.identifier} from version ${before} to ${segment.version ?? 0}`);
-      }
+      if (fact.type === 'FlagPublished') this.record.unknownFields(unknownFieldsOfFlag(fact.flag));
+      if (fact.type === 'SegmentPublished') this.record.unknownFields(unknownFieldsOfSegment(fact.segment));
+      const entity = publishedIn(fact);
+      const before = entity && (heldIn(known, entity)?.version ?? 0);
+      if (before && before > entity.version)
+        back.push(`${entity.identifier} from version ${before} to ${entity.version}`);
     }
     if (back.length > 0) {
       this.logger.warn(
@@ -500,4 +515,19 @@ export class EnvironmentSync {
       return faults.length > 0;
     });
   }
+}
+
+/** The flag or group that the fact publishes. */
+function publishedIn(fact: EnvironmentFact): (Entity & { readonly version: number }) | undefined {
+  if (fact.type === 'FlagPublished') {
+    return { kind: 'flags', identifier: fact.flag.feature, version: fact.flag.version ?? 0 };
+  }
+  if (fact.type === 'SegmentPublished') {
+    return { kind: 'segments', identifier: fact.segment.identifier, version: fact.segment.version ?? 0 };
+  }
+  return undefined;
+}
+
+function heldIn(known: EnvironmentState, { kind, identifier }: Entity): Flag | Segment | undefined {
+  return kind === 'flags' ? flagIn(known, identifier) : segmentIn(known, identifier);
 }

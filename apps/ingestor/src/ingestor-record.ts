@@ -42,6 +42,9 @@ export class IngestorRecord {
   lastMessage: { readonly at: number; readonly kind: string; readonly environment: string } | undefined;
   lastComparison: ComparisonResult | undefined;
 
+  /** @param tookIn is told how long a change took from the upstream's message to its fact in the log */
+  constructor(readonly tookIn: (ms: number) => void = () => undefined) {}
+
   heard({ domain, event, environment, unknownFields }: StreamMessage): void {
     this.messages.read++;
     this.lastMessage = { at: Date.now(), kind: `${domain} ${event}`.slice(0, 100), environment };

@@ -1,7 +1,17 @@
-import type { Telemetry } from '#libs/observability';
+import { PROPAGATION_BUCKETS_S, type Telemetry } from '#libs/observability';
 
 import type { IngestorLead } from './ingestor-lead.js';
 import type { IngestorRecord } from './ingestor-record.js';
+
+/** Measures how long changes that the upstream tells of take into the log. */
+export function intakeTimes(telemetry: Telemetry): (tookMs: number) => void {
+  const intake = telemetry.histogram(
+    'ff_relay_intake_seconds',
+    'From a message of the upstream about a flag or target group to its fact in the log',
+    PROPAGATION_BUCKETS_S,
+  );
+  return (tookMs) => intake.observe(tookMs / 1000);
+}
 
 /** What the record of the ingestor says, for those who watch and do not ask. Only a process that leads says it. */
 export function showIngestor(telemetry: Telemetry, lead: IngestorLead, record: IngestorRecord): void {

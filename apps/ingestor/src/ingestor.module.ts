@@ -22,7 +22,7 @@ import { BundleIngestor } from './bundle-ingestor.js';
 import { Ingestor } from './ingestor.js';
 import { IngestorLead } from './ingestor-lead.js';
 import { IngestorRecord } from './ingestor-record.js';
-import { showIngestor } from './ingestor-telemetry.js';
+import { intakeTimes, showIngestor } from './ingestor-telemetry.js';
 
 /** Upstream, or CONFIG_DIR in its place → facts. */
 @Module({
@@ -39,7 +39,7 @@ import { showIngestor } from './ingestor-telemetry.js';
         config: RelayConfig,
         telemetry: Telemetry,
       ) => {
-        const record = new IngestorRecord();
+        const record = new IngestorRecord(intakeTimes(telemetry));
         const { clientService: baseUrl, streamIdleTimeoutMs, configDir: directory } = config;
         const fromDirectory = () =>
           new BundleIngestor(log, status, record, { directory, rereadMs: config.reconcileIntervalMs });

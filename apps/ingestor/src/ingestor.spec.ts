@@ -76,6 +76,8 @@ interface Running {
   readonly ingestor: Ingestor;
   readonly status: UpstreamStatus;
   readonly record: IngestorRecord;
+  /** How long each change took that was told, in ms. */
+  readonly took: readonly number[];
   /** Resolves when the account has been compared once more, or for the first time. */
   readonly compared: () => Promise<void>;
 }
@@ -90,7 +92,8 @@ async function start(options: Partial<IngestorOptions> = {}, backoff = impatient
   });
   let clock = 0;
   const status = new UpstreamStatus(() => ++clock);
-  const record = new IngestorRecord();
+  const took: number[] = [];
+  const record = new IngestorRecord((ms) => took.push(ms));
   const ingestor = new Ingestor(
     log,
     saas,
@@ -108,7 +111,7 @@ async function start(options: Partial<IngestorOptions> = {}, backoff = impatient
       (agreed) => agreed !== last,
     );
   };
-  return { ingestor, status, record, compared };
+  return { ingestor, status, record, took, compared };
 }
 
 /** An ingestor that has the account of the upstream in the log and listens. */
@@ -1617,6 +1620,45 @@ describe('The record of what the ingestor went through', () => {
       failing: {},
       environments: { dev: { comparedAt: expect.any(Number) }, prod: { comparedAt: null } },
     });
+  });
+
+  it('tells how long changes took that were told, once each, and not of what comparisons find', async () => {
+    const { took, compared } = await listening();
+    change('dark-mode', 2);
+    for (let times = 0; times < 2; times++) tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    upstream.environment('dev').segments = [aSegment('beta', { version: 2 })];
+    tellSegment('patch', 'beta', 2);
+    await becomes((seen) => segmentIn(seen, 'beta')?.version === 2);
+    upstream.environment('dev').segments = [];
+    for (let times = 0; times < 2; times++) tellSegment('delete', 'beta', 2);
+    await becomes((seen) => !segmentIn(seen, 'beta'));
+    change('banner', 2);
+    makeCompare();
+    await compared();
+    expect(versionIn(await state(), 'banner')).toBe(2);
+    expect(took).toHaveLength(3);
+  });
+
+  it('tells how long a change took since it was announced first, with reads that fail or lag', async () => {
+    const { took } = await listening();
+    const read = upstream.hold('flags dev', refusal(503));
+    upstream.next('flags dev', body([aFlag('dark-mode'), aFlag('banner')]));
+    tellFlag('patch', 'dark-mode', 2);
+    await read.arrived;
+    const first = performance.now();
+    tellFlag('patch', 'dark-mode', 3);
+    tellFlag('delete', 'banner', 1);
+    await becomes((seen) => !flagIn(seen, 'banner'));
+    change('dark-mode', 3);
+    const last = performance.now();
+    read.release();
+    await eventually(
+      () => took.length,
+      (times) => times === 2,
+    );
+    expect(versionIn(await state(), 'dark-mode')).toBe(3);
+    expect(took[1]).toBeGreaterThanOrEqual(last - first);
   });
 
   it('tells of what fails, until it succeeds', async () => {

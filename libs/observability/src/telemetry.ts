@@ -166,6 +166,9 @@ export function joinedPages(pages: readonly string[]): string {
   return `${[...metrics.values()].map((lines) => lines.join('\n')).join('\n\n')}\n`;
 }
 
+/** Seconds of a change on its way, from one room of the relay to the next. */
+export const PROPAGATION_BUCKETS_S = [0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
 /** What gateway and forwarder both count, by the same name. */
 export const UNSENT_EVALUATIONS = [
   'ff_relay_metrics_unsent_evaluations_total',
