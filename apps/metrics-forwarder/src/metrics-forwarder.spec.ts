@@ -533,7 +533,7 @@ describe('Counts that the upstream finds too many', () => {
     expect(queue.back).toEqual([]);
   });
 
-  it('in one message are divided in the log', async () => {
+  it('in one message are posted in parts', async () => {
     upstream.answer = ({ counts, targets }) => (counts.length + targets.length > 2 ? 413 : 200);
     const counts = Array.from({ length: 9 }, (_, i) => counted(`flag-${i}`, i + 1).counts[0]!);
     const targets = Array.from({ length: 4 }, (_, i) => ({
@@ -541,11 +541,12 @@ describe('Counts that the upstream finds too many', () => {
       name: 't',
       attributes: {},
     }));
-    report({ environment: DEV, counts, targets });
+    const id = report({ environment: DEV, counts, targets });
     start();
-    await until(() => [...upstream.taken.values()].reduce((a, b) => a + b, 0) === 45);
-    await until(() => queue.waiting.length === 0 && queue.done.includes('message-1'));
-    expect(queue.back).toEqual([]);
+    await until(() => queue.done.length === 1);
+    expect(queue.done).toEqual([id]);
+    expect([...upstream.taken.values()].reduce((a, b) => a + b, 0)).toBe(45);
+    expect([queue.back, queue.undone.size, queue.parked.size]).toEqual([[], 0, 0]);
   });
 });
 
@@ -560,12 +561,74 @@ describe('Counts that the upstream will not take', () => {
     expect(queue.back).toEqual([]);
     expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1, b: 1, c: 1, d: 1 });
     const reason = expect.stringContaining('was answered with 400');
-    expect(parked()).toEqual([
+    expect(parked().toSorted((a, b) => a.id.localeCompare(b.id))).toEqual([
       { id: 'message-3', environment: DEV, reason, report: counted('bad') },
       { id: 'message-5', environment: DEV, reason, report: counted('bad too') },
     ]);
     expect(forwarder.status()).toMatchObject({ held: 0, parked: { last: { environment: DEV, reason } } });
     expect(logged.filter((line) => line.includes('Parked'))).toHaveLength(1);
+  });
+
+  const several = (...flags: string[]) => ({
+    ...counted('a'),
+    counts: flags.flatMap((flag) => counted(flag).counts),
+  });
+  const refuseBad = ({ counts }: Post) => (counts.some(({ flag }) => flag.startsWith('bad')) ? 400 : 200);
+
+  it.each([400, 413, 422])(
+    'since the answer to one of many in a message is %d, are parked alone',
+    async (status) => {
+      upstream.answer = ({ counts }) => (counts.some(({ flag }) => flag === 'bad') ? status : 200);
+      const good = Array.from({ length: 1000 }, (_, i) => `flag-${i}`);
+      report(several(...good.with(700, 'bad')));
+      start();
+      await until(() => queue.done.length === 1);
+      expect(parked()).toMatchObject([{ environment: DEV, report: counted('bad') }]);
+      expect(upstream.taken.size).toBe(999);
+      expect(upstream.posts.length).toBeLessThanOrEqual(1 + 2 * Math.log2(1024));
+    },
+  );
+
+  it('though in many places among others, are parked, and nothing else', async () => {
+    upstream.answer = refuseBad;
+    const flags = Array.from({ length: 500 }, (_, i) => `${i % 9 === 0 || i < 40 ? 'bad' : 'flag'}-${i}`);
+    for (let i = 0; i < 500; i += 10) report(several(...flags.slice(i, i + 10)));
+    start({ windowMs: 50 });
+    await until(() => queue.done.length === 50);
+    const taken = flags.filter((flag) => flag.startsWith('flag'));
+    expect([...upstream.taken.keys()].toSorted()).toEqual(taken.toSorted());
+  });
+
+  it('since it takes nothing, are parked as they came, after few posts', async () => {
+    upstream.answer = () => 400;
+    for (let i = 0; i < 200; i++) report(several(...Array.from({ length: 40 }, (_, k) => `flag-${i}-${k}`)));
+    start({ windowMs: 50 });
+    await until(() => queue.done.length === 200);
+    expect(new Set(parked().map(({ id }) => id))).toEqual(new Set(queue.done));
+    expect(upstream.posts.length).toBeLessThanOrEqual(64);
+  });
+
+  it('are found later when the upstream fails meanwhile, and what it took of their message is not posted again', async () => {
+    upstream.answer = (post) => (upstream.posts.length === 3 ? 500 : refuseBad(post));
+    const id = report(several('a', 'b', 'bad', 'c'));
+    start();
+    await until(() => queue.done.length === 2);
+    expect(queue.done).toEqual([id, `${id}.rest`]);
+    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1, b: 1, c: 1 });
+    expect(parked()).toMatchObject([{ report: counted('bad') }]);
+  });
+
+  it('wait by themselves when they cannot be parked, also when the log does not hear of it at once', async () => {
+    upstream.answer = refuseBad;
+    queue.parkingFails = new Error('no room');
+    const id = report(several('a', 'bad'));
+    const away = jest.spyOn(queue, 'append').mockRejectedValueOnce(new Error('no room'));
+    away.mockRejectedValueOnce(new Error('the log is away'));
+    start();
+    await until(() => queue.back.length === 1);
+    expect(queue.back).toEqual([[`${id}.rest`, 60_000]]);
+    expect(queue.done).toEqual([id]);
+    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1 });
   });
 
   it.each([403, 404])('since the answer is %d, are parked together', async (status) => {
@@ -638,10 +701,10 @@ describe('Counts that the upstream will not take', () => {
 });
 
 describe('Sums', () => {
-  const flag = fc.constantFrom('a', 'b', 'c', 'd');
-  const answer = fc.constantFrom<Answer>(200, 200, 500, 429, 413, 401, undefined);
+  const flag = fc.constantFrom('a', 'b', 'c', 'd', 'bad');
+  const answer = fc.constantFrom<Answer>(200, 200, 500, 429, 413, 400, 401, undefined);
 
-  it('are the same upstream, whatever is split, merged, retried and given out again', async () => {
+  it('are the same upstream and parked together, whatever is refused, split, merged, retried and given out again', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(fc.array(fc.tuple(flag, fc.integer({ min: 1, max: 9 })), { minLength: 1 }), {
@@ -653,8 +716,11 @@ describe('Sums', () => {
           queue = new Queue();
           telemetry = new Telemetry();
           upstream.taken.clear();
-          upstream.answer = ({ counts }) =>
-            counts.length === 0 ? 200 : answers.length > 0 ? answers.shift() : 200;
+          upstream.answer = ({ counts }) => {
+            if (counts.length === 0) return 200;
+            const next = answers.length > 0 ? answers.shift() : 200;
+            return next === 200 && counts.some(({ flag: name }) => name === 'bad') ? 400 : next;
+          };
           const wanted = new Map<string, number>();
           const messages = reports.map((counts) => {
             for (const [name, count] of counts) wanted.set(name, (wanted.get(name) ?? 0) + count);

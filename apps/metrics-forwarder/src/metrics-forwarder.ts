@@ -7,7 +7,6 @@ import type { Counter } from 'prom-client';
 import {
   environmentOfReport,
   evaluationsIn,
-  halvesOf,
   merge,
   type MetricsReport,
   parkedBody,
@@ -29,6 +28,8 @@ import {
   type SaasClient,
   UpstreamRefusal,
 } from '#libs/saas-client';
+
+import { Division, type Part } from './division.js';
 
 /** Reasons to park something, beyond which they are counted and not said one by one. */
 const MOST_REASONS = 1000;
@@ -60,9 +61,8 @@ const BACKLOG_INTERVAL_MS = 5000;
 /** How much of what is parked is read to say why, at most how often, and how many of the reasons are shown. */
 const PARKED = { messages: 1000, characters: 16 * 1024 * 1024, everyMs: 30_000, reasons: 20 };
 const REMEMBERED_MESSAGES = 20_000;
-/** Refusals by what a post says, of which another post may be free. */
+/** Refusals by what a post says, of which a part of it may be free. */
 const ABOUT_CONTENT = new Set([400, 413, 422]);
-const TOO_LARGE = 413;
 /** Refusals that time heals. */
 const PASSING = new Set([401, 408, 425, 429]);
 
@@ -99,6 +99,20 @@ interface ParkedFor {
   evaluations: number;
 }
 
+/** Why the upstream did not take a post. */
+interface Failure {
+  readonly reason: string;
+  /** Time heals it. */
+  readonly isPassing: boolean;
+  /** A part of what was posted may be free of it. */
+  readonly isAboutContent: boolean;
+  /** How long the upstream asks to wait before the next try. */
+  readonly retryAfterMs: number | undefined;
+}
+
+/** A part of a message that the upstream does not have, with the reason if it refuses it for good. */
+type Untaken = Part<Held> & { readonly reason?: string };
+
 /** No post was made, since the upstream gave no token. */
 class NoToken extends Error {
   override readonly name = 'NoToken';
@@ -109,9 +123,9 @@ class NoToken extends Error {
  * acknowledged when the upstream has taken them: what is not acknowledged comes again, here or at another forwarder.
  *
  * What a post fails with decides what becomes of its messages. Time heals it: they go back to the log for as long as the
- * environment is to be left alone. It is about what they say: they are posted in halves, down to the one message that is
- * refused. That one, and whatever else the upstream will not take, is parked in the log with the reason: it holds up nobody,
- * and is sent again when somebody asks for it.
+ * environment is to be left alone. It is about what they say: they are posted in halves, down to the one message, and then to
+ * the one entry in it that is refused. That one, and whatever else the upstream will not take, is parked in the log with the
+ * reason: it holds up nobody, and is sent again when somebody asks for it.
  */
 export class MetricsForwarder {
   private readonly logger = new Logger(MetricsForwarder.name);
@@ -132,7 +146,7 @@ export class MetricsForwarder {
   /** Environments whose last post failed, and until when they are left alone. */
   private readonly failing = new Map<string, { readonly failures: number; readonly untilMs: number }>();
   /** What the log has yet to hear. */
-  private readonly late = new Set<Promise<void>>();
+  private readonly late = new Set<Promise<unknown>>();
   private readonly returns = pLimit(RETURNS_AT_A_TIME);
   /** Messages that the upstream has, but the log may not know it. */
   private readonly delivered = new Remembered();
@@ -294,25 +308,54 @@ export class MetricsForwarder {
     this.posts.set(environment, post);
   }
 
-  /** Sees to it that each message of a batch is taken by the upstream, or goes back. */
+  /** Sees to it that each message of a batch is taken by the upstream, parked, or goes back. */
   private async deliver(environment: string, batch: readonly Held[]): Promise<void> {
     if (this.ended.signal.aborted) return this.giveBack(batch, 0);
     if (this.waitMs(environment) > 0) return this.giveBack(batch, this.asideMs(environment));
-    const report = merge(
-      environment,
-      batch.map((held) => held.report),
-    );
+    const division = new Division(batch.map((held) => ({ message: held, id: held.id, report: held.report })));
+    const untaken: Untaken[] = [];
+    const takenInPart = new Set<Held>();
+    let waitMs = 0;
+    for (let piece = division.next(); piece; piece = division.next()) {
+      const reports = piece.map((part) => part.report);
+      const failure = await this.failureOf(merge(environment, reports));
+      if (!failure) {
+        division.wasTaken();
+        const messages = piece.map((part) => part.message);
+        if (piece.every(isWhole)) await this.acknowledge(messages);
+        else for (const message of messages) takenInPart.add(message);
+      } else if (failure.isPassing) {
+        waitMs = this.leaveAlone(environment, failure);
+        untaken.push(...piece, ...division.rest());
+      } else {
+        this.failing.delete(environment);
+        const { reason, isAboutContent } = failure;
+        untaken.push(...division.wasRefused(piece, isAboutContent).map((part) => ({ ...part, reason })));
+      }
+    }
+    const ofMessage = Map.groupBy(untaken, (part) => part.message);
+    const open = new Set([...takenInPart, ...ofMessage.keys()]);
+    const settled = [...open].map((held) => {
+      const parts = ofMessage.get(held) ?? [];
+      return takenInPart.has(held) ? this.finish(held, parts) : this.putAway(held, parts, waitMs);
+    });
+    await Promise.all(settled);
+  }
+
+  /** Posts a report. Undefined if the upstream has it. */
+  private async failureOf(report: MetricsReport): Promise<Failure | undefined> {
+    const { environment } = report;
     try {
       await this.send(report);
     } catch (error) {
       this.forwarded.inc({ envID: environment, error: 'true' });
-      return this.failed(environment, batch, error);
+      return failureIn(error);
     }
     this.forwarded.inc({ envID: environment, error: 'false' });
     if (this.failing.delete(environment))
       this.logger.log(`The upstream takes evaluation counts of ${environment} again`);
     this.lastPost = { at: new Date().toISOString(), environment, evaluations: evaluationsIn(report) };
-    await this.acknowledge(batch);
+    return undefined;
   }
 
   private async send(report: MetricsReport): Promise<void> {
@@ -330,63 +373,61 @@ export class MetricsForwarder {
     }
   }
 
-  private async failed(environment: string, batch: readonly Held[], error: unknown): Promise<void> {
-    const status = error instanceof UpstreamRefusal ? error.status : undefined;
-    if (status !== undefined && ABOUT_CONTENT.has(status)) {
-      if (batch.length > 1) {
-        const half = Math.ceil(batch.length / 2);
-        await this.deliver(environment, batch.slice(0, half));
-        return this.deliver(environment, batch.slice(half));
-      }
-      if (status === TOO_LARGE && (await this.divide(batch))) return;
-    }
-    if (status !== undefined && status < 500 && !PASSING.has(status)) {
-      this.failing.delete(environment);
-      const reason = String(error);
-      await Promise.all(
-        batch.map((held) => this.park(held, { id: held.id, environment, reason, report: held.report })),
-      );
-      return;
-    }
-    if (this.stopping.signal.aborted) return this.giveBack(batch, 0);
+  /** @returns for how long */
+  private leaveAlone(environment: string, { reason, retryAfterMs }: Failure): number {
+    if (this.stopping.signal.aborted) return 0;
     const failures = (this.failing.get(environment)?.failures ?? 0) + 1;
-    const asked = error instanceof UpstreamRefusal ? error.retryAfterMs : undefined;
-    const waitMs = this.backoff(failures, Math.random(), asked);
+    const waitMs = this.backoff(failures, Math.random(), retryAfterMs);
     if (failures === 1) {
       this.logger.warn(
-        `Evaluation counts of ${environment} stay in the log until the upstream takes them: ${String(error)}`,
+        `Evaluation counts of ${environment} stay in the log until the upstream takes them: ${reason}`,
       );
     }
     this.failing.set(environment, { failures, untilMs: Date.now() + waitMs });
-    await this.giveBack(batch, waitMs);
+    return waitMs;
+  }
+
+  /** A message of which the upstream has nothing: it is parked or goes back as it is. */
+  private putAway(held: Held, parts: readonly Untaken[], waitMs: number): Promise<void> {
+    const { id, report } = held;
+    const [reason] = parts.map((part) => part.reason);
+    if (reason === undefined || parts.some((part) => part.reason === undefined))
+      return this.giveBack([held], waitMs);
+    return this.park(held, { id, environment: report.environment, reason, report });
   }
 
   /**
-   * Puts two messages in the place of one that is too large for the upstream. Their ids come from its id, so that doing it
-   * again after a crash adds nothing. False if it cannot be divided.
+   * A message of which the upstream has a part, which must not go back with the rest of it. What is refused is parked, and
+   * what is left becomes another message. Doing it again after a crash adds nothing.
    */
-  private async divide(batch: readonly Held[]): Promise<boolean> {
-    const [held] = batch;
-    const halves = held && halvesOf(held.report);
-    if (!halves) return false;
-    try {
-      await Promise.all(
-        halves.map((half, i) => {
-          const id = `${held.id}.${i + 1}`;
-          const body = reportBody(half, { id, time: held.taken.time });
-          return this.log.append('FF_METRICS', { subject: reportSubject(half), id, body });
-        }),
-      );
-    } catch {
-      await this.giveBack(batch, LOG_RETRY_MS);
-      return true;
-    }
-    await this.acknowledge(batch);
-    return true;
+  private async finish(held: Held, parts: readonly Untaken[]): Promise<void> {
+    const { environment } = held.report;
+    const rest: MetricsReport[] = [];
+    await Promise.all(
+      parts.map(async ({ id, report, reason }) => {
+        const isParked = reason !== undefined && (await this.isParked({ id, environment, reason, report }));
+        if (!isParked) rest.push(report);
+      }),
+    );
+    const id = `${held.id}.rest`;
+    const report = merge(environment, rest);
+    const message = {
+      subject: reportSubject(report),
+      id,
+      body: reportBody(report, { id, time: held.taken.time }),
+    };
+    const isKept = rest.length === 0 || (await this.isHeard(() => this.log.append('FF_METRICS', message)));
+    return isKept ? this.acknowledge([held]) : this.giveBack([held], 0);
   }
 
-  /** The message is acknowledged once the log has what is parked. Doing it again after a crash adds nothing. */
+  /** The message is acknowledged once the log has what is parked. */
   private async park(message: Pick<Held, 'id' | 'taken'>, parked: ParkedReport): Promise<void> {
+    if (await this.isParked(parked)) await this.acknowledge([message]);
+    else await this.giveBack([message], PARK_RETRY_MS);
+  }
+
+  /** Whether the log has what is to be parked. Doing it again after a crash adds nothing. */
+  private async isParked(parked: ParkedReport): Promise<boolean> {
     const { environment } = parked;
     const reason = parked.reason.slice(0, MOST_CHARACTERS.reason);
     try {
@@ -401,14 +442,14 @@ export class MetricsForwarder {
       this.tell(
         `Evaluation counts of ${environment} that were refused (${reason}) cannot be parked: ${String(error)}`,
       );
-      return this.giveBack([message], PARK_RETRY_MS);
+      return false;
     }
     this.parkedMessages.inc();
     this.tell(
       `Parked, since the upstream will not take them: evaluation counts of ${environment}: ${reason}. ` +
         'See ff-relay metrics parked',
     );
-    await this.acknowledge([message]);
+    return true;
   }
 
   /** Says it once. */
@@ -424,31 +465,28 @@ export class MetricsForwarder {
         this.held.delete(id);
         // Should the log not hear of it in time, the message comes again: here it is acknowledged then.
         this.delivered.add(id);
-        await taken.done().catch(() => this.acknowledgeLater(taken));
+        await taken.done().catch(() => this.isYetToHear(this.isHeard(() => taken.done())));
       }),
     );
   }
 
-  /** As long as the message may not have been given to another forwarder, which would post it again. */
-  private acknowledgeLater(taken: Taken): void {
-    this.isYetToHear(this.acknowledgeUntilHeard(taken));
-  }
-
-  private isYetToHear(telling: Promise<void>): void {
+  private isYetToHear(telling: Promise<unknown>): void {
     const late = telling.finally(() => this.late.delete(late));
     this.late.add(late);
   }
 
-  private async acknowledgeUntilHeard(taken: Taken): Promise<void> {
+  /** Tells the log something until it hears it, as long as it may not have given the message to another forwarder. */
+  private async isHeard(tell: () => Promise<unknown>): Promise<boolean> {
     const { signal } = this.ended;
-    for (let tries = 0; tries < LATE_TRIES && !signal.aborted; tries++) {
-      await pause(LOG_RETRY_MS, signal);
-      const isHeard = await taken.done().then(
+    for (let tries = 0; tries < LATE_TRIES; tries++) {
+      if (tries > 0) await pause(LOG_RETRY_MS, signal);
+      const isHeard = await tell().then(
         () => true,
         () => false,
       );
-      if (isHeard) return;
+      if (isHeard || signal.aborted) return isHeard;
     }
+    return false;
   }
 
   private async giveBack(batch: readonly Pick<Held, 'id' | 'taken'>[], waitMs: number): Promise<void> {
@@ -571,6 +609,19 @@ export class MetricsForwarder {
     return [...read.values()].toSorted((a, b) => b.messages - a.messages).slice(0, PARKED.reasons);
   }
 }
+
+function failureIn(error: unknown): Failure {
+  const { status, retryAfterMs } =
+    error instanceof UpstreamRefusal ? error : { status: 0, retryAfterMs: undefined };
+  return {
+    reason: String(error),
+    isPassing: status === 0 || status >= 500 || PASSING.has(status),
+    isAboutContent: ABOUT_CONTENT.has(status),
+    retryAfterMs,
+  };
+}
+
+const isWhole = ({ id, message }: Part<Held>) => id === message.id;
 
 /** The last ids that were added. */
 class Remembered {
