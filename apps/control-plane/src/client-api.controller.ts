@@ -27,20 +27,22 @@ const SECRET = z.string().min(1).max(1024);
 const AUTHENTICATION = z.object({ proxyKey: SECRET });
 const CLAIMS = z.object({ key_type: z.literal('Proxy'), key: z.string(), environments: z.array(z.string()) });
 const METRICS = z.object({ metricsData: z.array(z.unknown()).nullish() });
+const MOST_CHARACTERS = { name: 256, sdk: 64 };
 const ENTRY = z.object({
   timestamp: z.int().nonnegative(),
   count: z.int().positive(),
-  attributes: z
-    .array(z.object({ key: z.string(), value: z.string().nullish() }))
-    .transform((attributes) => {
-      const valueOf = (name: string) => attributes.find(({ key }) => key === name)?.value;
-      return {
-        flag: valueOf('featureIdentifier') ?? valueOf('featureName') ?? '',
-        variation: valueOf('variationIdentifier') ?? '',
-        sdk: [valueOf('SDK_LANGUAGE'), valueOf('SDK_TYPE')].filter(Boolean).join(' '),
-      };
-    })
-    .pipe(z.object({ flag: z.string().max(256), variation: z.string().max(256), sdk: z.string().max(64) })),
+  attributes: z.array(z.object({ key: z.string(), value: z.string().nullish() })).transform((attributes) => {
+    const valueOf = (name: string) => attributes.find(({ key }) => key === name)?.value;
+    const flag = valueOf('featureIdentifier') ?? valueOf('featureName') ?? '';
+    const variation = valueOf('variationIdentifier') ?? '';
+    const sdk = [valueOf('SDK_LANGUAGE'), valueOf('SDK_TYPE')].filter(Boolean).join(' ');
+    // SDKs name themselves and flags as they like. Cut and not refused: a report has the counts of many of them.
+    return {
+      flag: flag.slice(0, MOST_CHARACTERS.name),
+      variation: variation.slice(0, MOST_CHARACTERS.name),
+      sdk: sdk.slice(0, MOST_CHARACTERS.sdk),
+    };
+  }),
 });
 /** A report has thousands of entries, and a caller needs no more to find what is wrong. */
 const MOST_FAULTS = 10;

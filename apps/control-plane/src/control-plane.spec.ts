@@ -966,12 +966,26 @@ describe('Evaluation counts', () => {
       'metricsData.2.timestamp',
     );
     expect(await refusal({ timestamp: HOUR, count: 1 })).toContain('metricsData.1.attributes');
-    expect(await refusal(entry('x'.repeat(257), 'yes', 1))).toContain('metricsData.1.attributes.flag');
     expect(await refusal(7)).toContain('metricsData.1');
     expect((await refusal(...Array.from({ length: 100_000 }, () => 7))).length).toBeLessThan(1000);
     expect((await post({ metricsData: {} })).body.message).toContain('metricsData');
     expect((await post('{"metricsData":')).status).toBe(400);
     expect((await read()).body.series).toEqual([]);
+  });
+
+  it('under names that are too long are added under what begins them, and others are as ever', async () => {
+    const { post, read } = await started();
+    const long = (length: number) => 'x'.repeat(length);
+    const sdk = { language: long(80), type: 'server' };
+    const entries = [
+      entry('a', 'yes', 1),
+      entry('a', 'no', 2, HOUR, sdk),
+      entry(long(300), long(300), 4),
+      entry(long(256), long(256), 8),
+    ];
+    expect((await post({ metricsData: entries })).status).toBe(200);
+    expect(totals(await read())).toEqual({ 'a/yes': 1, 'a/no': 2, [`${long(256)}/${long(256)}`]: 12 });
+    expect(totals(await read({ sdk: long(64) }))).toEqual({ 'a/no': 2 });
   });
 
   it('that name no flag say nothing, and a report may be empty', async () => {
