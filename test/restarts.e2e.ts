@@ -54,12 +54,10 @@ describe('The relay', () => {
   });
 
   it('tells nobody anything after a restart in which nothing changed (P6)', async () => {
+    const told = await (await SdkSession.signIn(relay.url)).stream(stop.signal);
     await new Admin(controlPlane.url).setState('dark-mode', 'off');
-    const session = await SdkSession.signIn(relay.url);
-    await eventually(
-      () => session.flagVersion('dark-mode'),
-      (version) => version === 2,
-    );
+    for await (const { identifier, version } of told) if (identifier === 'dark-mode' && version === 2) break;
+    stop.abort();
     await relay.process.kill('SIGTERM');
     await controlPlane.process.kill('SIGTERM');
     const before = await ends();
