@@ -17,7 +17,7 @@ import { aFlag, aSegment } from '../libs/domain/src/builders.suite.js';
 
 import { eventually, SdkSession } from './support/clients.js';
 import { FaultLink } from './support/fault-link.js';
-import { QUICK, type QuickRelay, startQuickRelay } from './support/quick-relay.js';
+import { endsOf, QUICK, type QuickRelay, startQuickRelay } from './support/quick-relay.js';
 import { hashOf, keyOf } from './support/upstream-world.js';
 
 const HOUR_MS = 3_600_000;
@@ -104,7 +104,6 @@ const serves = async (relay: QuickRelay, version: number, id = 'dev', feature = 
     (served) => served === version,
   );
 };
-const ends = async ({ log }: QuickRelay) => [await log.head('FF_FACTS'), await log.head('FF_CHANGES')];
 
 describe('A change', () => {
   it('that falls between the stream and the first read of the account is not missed', async () => {
@@ -262,7 +261,7 @@ describe('Nothing is removed', () => {
     ],
   ])('by an answer for the account with %s, again and again', async (_, answers) => {
     const relay = await listening({ reconcileIntervalMs: QUICK.reconcileIntervalMs });
-    const before = await ends(relay);
+    const before = await endsOf(relay);
     const since = relay.status.lastAgreedMs;
     for (let time = 0; time < 4; time++) upstream.next('config', ...answers);
     await eventually(
@@ -270,12 +269,12 @@ describe('Nothing is removed', () => {
       (times) => times > 4 * answers.length,
     );
     await compared(relay, since);
-    expect(await ends(relay)).toEqual(before);
+    expect(await endsOf(relay)).toEqual(before);
   });
 
   it('by an answer for the account that is cut, again and again', async () => {
     const relay = await listening({ reconcileIntervalMs: QUICK.reconcileIntervalMs });
-    const before = await ends(relay);
+    const before = await endsOf(relay);
     let cuts = 6;
     link.onCall = (name) =>
       name === 'config' && cuts-- > 0 ? { part: 0.7, how: cuts % 2 === 0 ? 'end' : 'reset' } : undefined;
@@ -284,7 +283,7 @@ describe('Nothing is removed', () => {
       (left) => left < 0,
     );
     await compared(relay, relay.status.lastAgreedMs);
-    expect(await ends(relay)).toEqual(before);
+    expect(await endsOf(relay)).toEqual(before);
   });
 });
 
@@ -342,7 +341,7 @@ describe('What SDKs may read', () => {
 
   it('stays when the proxy key is deleted and it is to be kept', async () => {
     const relay = await listening({ keepServingOnKeyDeletion: true });
-    const before = await ends(relay);
+    const before = await endsOf(relay);
     tellProxy('proxyKeyDeleted', { identifier: 'a-key' });
     await eventually(
       () => said,
@@ -352,6 +351,6 @@ describe('What SDKs may read', () => {
     tell(2, 'prod');
     await serves(relay, 2, 'prod');
     expect(await isLetIn(relay)).toBe(true);
-    expect((await ends(relay))[0]?.sequence).toBe((before[0]?.sequence ?? 0) + 1);
+    expect((await endsOf(relay))[0]?.sequence).toBe((before[0]?.sequence ?? 0) + 1);
   });
 });

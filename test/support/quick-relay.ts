@@ -4,6 +4,7 @@ import { Inject, Logger, Module, type OnApplicationBootstrap, type OnModuleDestr
 import { ModuleRef } from '@nestjs/core';
 
 import { RelayConfig } from '#libs/config';
+import type { Position } from '#libs/domain';
 import { EventLog, EventLogModule } from '#libs/event-log';
 import { ObservabilityModule, UpstreamStatus } from '#libs/observability';
 import { backoffMs, SaasClient } from '#libs/saas-client';
@@ -15,6 +16,8 @@ import { Ingestor } from '../../apps/ingestor/src/ingestor.js';
 import { IngestorLead } from '../../apps/ingestor/src/ingestor-lead.js';
 import { IngestorRecord } from '../../apps/ingestor/src/ingestor-record.js';
 import { ProjectorModule } from '../../apps/projector/src/projector.module.js';
+
+import { eventually } from './clients.js';
 
 /** By how much every wait of the link is shorter than it is for users. */
 const HASTE = 100;
@@ -99,4 +102,14 @@ export async function startQuickRelay(
     status: app.get(UpstreamStatus, { strict: false }),
     stop: () => app.close(),
   };
+}
+
+/** Where facts and notices end, once there is a notice of each fact. */
+export async function endsOf({ log }: QuickRelay): Promise<readonly Position[]> {
+  const { sequence } = await log.head('FF_FACTS');
+  await eventually(
+    async () => ((await log.recall('projector')) as { sequence: number } | undefined)?.sequence,
+    (told) => told === sequence,
+  );
+  return [await log.head('FF_FACTS'), await log.head('FF_CHANGES')];
 }

@@ -9,7 +9,7 @@ import { foldLog, statesIn } from '#libs/projection';
 import { Chance } from './chance.js';
 import { eventually, SdkSession } from './clients.js';
 import { type CallFault, FaultLink, type MessageFault } from './fault-link.js';
-import { QUICK, type QuickRelay, startQuickRelay } from './quick-relay.js';
+import { endsOf, QUICK, type QuickRelay, startQuickRelay } from './quick-relay.js';
 import { SmallSdk } from './small-sdk.js';
 import { ENVIRONMENTS, hashOf, keyOf, listed, UpstreamWorld } from './upstream-world.js';
 
@@ -89,7 +89,7 @@ export async function soak({ seed, lagMs, agreeWithinMs }: SoakOptions): Promise
     const steppedBack = sdks.flatMap((sdk) => sdk.steppedBack);
     if (steppedBack.length > 0) throw new Error(`somebody saw time go back: ${steppedBack.join(', ')}`);
 
-    const before = await ends(relay);
+    const before = JSON.stringify(await endsOf(relay));
     await stop();
     const again = await start();
     await eventually(
@@ -97,7 +97,7 @@ export async function soak({ seed, lagMs, agreeWithinMs }: SoakOptions): Promise
       (agreed) => agreed !== undefined,
       agreeWithinMs,
     );
-    const after = await ends(again);
+    const after = JSON.stringify(await endsOf(again));
     if (after !== before)
       throw new Error(`a restart in which nothing changed wrote: ${before} became ${after}`);
     return agreedAfterMs;
@@ -211,16 +211,6 @@ function differenceOf(has = 'nothing', upstream: string): string | undefined {
   while (has[at] === upstream[at]) at++;
   const from = Math.max(0, at - 300);
   return `…${has.slice(from, at + 60)}… instead of …${upstream.slice(from, at + 60)}…`;
-}
-
-/** Where facts and notices end, once there is a notice of each fact. */
-async function ends({ log }: QuickRelay): Promise<string> {
-  const { sequence } = await log.head('FF_FACTS');
-  await eventually(
-    async () => ((await log.recall('projector')) as { sequence: number } | undefined)?.sequence,
-    (told) => told === sequence,
-  );
-  return JSON.stringify([await log.head('FF_FACTS'), await log.head('FF_CHANGES')]);
 }
 
 function byTime(a: string, b: string): number {
