@@ -449,7 +449,7 @@ describe('An upstream that does not take counts now', () => {
     report(counted('a'));
     const forwarder = start();
     await until(() => queue.done.length === 1);
-    expect(queue.back).toHaveLength(1);
+    expect(queue.back.length).toBeGreaterThan(0);
     expect(forwarder.status()).toMatchObject({ waiting: [], parked: { last: { environment: DEV } } });
   });
 
