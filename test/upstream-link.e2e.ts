@@ -32,6 +32,7 @@ const account = (...ids: string[]) => Object.fromEntries(ids.map((id) => [id, an
 
 let folder: string;
 let upstream: ScriptedUpstream;
+let other: ScriptedUpstream | undefined;
 let link: FaultLink;
 let heartbeat: NodeJS.Timeout;
 let relays: Promise<QuickRelay>[];
@@ -52,6 +53,8 @@ afterEach(async () => {
   for (const relay of relays) await (await relay).stop();
   await link.close();
   upstream.close();
+  other?.close();
+  other = undefined;
   await rm(folder, { recursive: true });
 });
 
@@ -104,6 +107,29 @@ const serves = async (relay: QuickRelay, version: number, id = 'dev', feature = 
     (served) => served === version,
   );
 };
+
+describe('Relays in one process', () => {
+  it('say each what happens to it, to whoever started it', async () => {
+    other = await ScriptedUpstream.start(account('dev'));
+    const otherSaid: string[] = [];
+    const refused = (lines: readonly string[]) =>
+      eventually(
+        () => lines.filter((line) => line.includes('could not be compared')),
+        (seen) => seen.length > 0,
+      );
+    await listening();
+    other.next('config', refusal(502));
+    const otherFolder = join(folder, 'other');
+    const otherRelay = startQuickRelay(otherFolder, other.url, (line) => otherSaid.push(line));
+    relays.push(otherRelay);
+    await otherRelay;
+    upstream.next('config', refusal(501));
+    upstream.say('data: garbage\n\n');
+    expect((await refused(said)).join()).toContain('answered with 501');
+    expect((await refused(otherSaid)).join()).toContain('answered with 502');
+    expect([said.join().includes('502'), otherSaid.join().includes('501')]).toEqual([false, false]);
+  });
+});
 
 describe('A change', () => {
   it('that falls between the stream and the first read of the account is not missed', async () => {

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import type { AddressInfo } from 'node:net';
 
 import { Inject, Logger, Module, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
@@ -18,6 +19,11 @@ import { IngestorRecord } from '../../apps/ingestor/src/ingestor-record.js';
 import { ProjectorModule } from '../../apps/projector/src/projector.module.js';
 
 import { eventually } from './clients.js';
+
+/** There is one logger for the process, and several relays in it: each says its lines to whoever started it. */
+const saying = new AsyncLocalStorage<(line: string) => void>();
+const note = (message: unknown, context: unknown) =>
+  saying.getStore()?.(`${String(context)}: ${String(message)}`);
 
 /** By how much every wait of the link is shorter than it is for users. */
 const HASTE = 100;
@@ -40,15 +46,18 @@ export interface QuickRelay {
 
 /**
  * The relay in this process, on the embedded log, with the waits of its upstream link a hundredth of what they are, or
- * as the options say.
- * What it logs goes to `say`, for all relays in the process. Resolves once it serves.
+ * as the options say. What it logs goes to `say`. Resolves once it serves.
  */
-export async function startQuickRelay(
+export function startQuickRelay(
   dataDir: string,
   upstream: string,
   say: (line: string) => void,
   options: Partial<typeof QUICK> = {},
 ): Promise<QuickRelay> {
+  return saying.run(say, () => start(dataDir, upstream, options));
+}
+
+async function start(dataDir: string, upstream: string, options: Partial<typeof QUICK>): Promise<QuickRelay> {
   const config = new RelayConfig({
     PROXY_KEY: 'a-proxy-key',
     AUTH_SECRET: 'a secret that is long enough for a test',
@@ -85,7 +94,6 @@ export async function startQuickRelay(
     }
 
     onApplicationBootstrap(): void {
-      const note = (message: unknown, context: unknown) => say(`${String(context)}: ${String(message)}`);
       Logger.overrideLogger({ log: note, warn: note, error: note });
       this.lead.start();
     }
