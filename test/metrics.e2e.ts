@@ -461,7 +461,8 @@ describe('Evaluation counts, through gateway and forwarder on NATS', () => {
     expect(sumsOf(upstream.taken)).toEqual({ 'a/true': 10 });
   });
 
-  it('that were gathered are posted when the forwarder is stopped', async () => {
+  /** A forwarder that has gathered 20 counts. */
+  const startGathering = async () => {
     const sdk = await CountingSdk.signIn(gateway);
     const forwarder = startRole('metrics-forwarder', { METRIC_POST_DURATION: '3600', MANAGEMENT_PORT: '0' });
     const [, port] = await forwarder.printed(/Answering \/livez.* on port (\d+)/);
@@ -471,7 +472,25 @@ describe('Evaluation counts, through gateway and forwarder on NATS', () => {
         (await fetch(`http://127.0.0.1:${port}/status`)).json() as Promise<Record<string, { held: number }>>,
       (status) => status['metrics-forwarder']?.held === 20,
     );
+    return forwarder;
+  };
+
+  it('that were gathered are posted when the forwarder is stopped', async () => {
+    const forwarder = await startGathering();
     expect(await forwarder.kill('SIGTERM')).toBe(0);
+    expect(sumsOf(upstream.taken)).toEqual({ 'a/true': 20 });
+  });
+
+  it('are not posted by a forwarder that stood still until another had them (P7)', async () => {
+    const stalled = await startGathering();
+    stalled.signal('SIGSTOP');
+    startRole('metrics-forwarder');
+    await eventually(
+      () => sumsOf(upstream.taken),
+      (sums) => sums['a/true'] === 20,
+    );
+    stalled.signal('SIGCONT');
+    expect(await stalled.kill('SIGTERM')).toBe(0);
     expect(sumsOf(upstream.taken)).toEqual({ 'a/true': 20 });
   });
 });

@@ -38,6 +38,8 @@ class Queue {
   readonly undone = new Set<string>();
   readonly done: string[] = [];
   readonly kept: string[] = [];
+  /** Messages that may have been given to another taker. */
+  readonly lost = new Set<string>();
   /** Messages that went back, with the delay; those that went back for less than a second come again at once. */
   readonly back: (readonly [id: string, delayMs: number])[] = [];
   /** What the next answers fail with. */
@@ -108,7 +110,11 @@ class Queue {
           this.done.push(id);
           this.undone.delete(id);
         }),
-      keep: () => answer(() => this.kept.push(id)),
+      keep: () =>
+        answer(() => {
+          if (this.lost.has(id)) throw new Error('it may be in the hands of another taker');
+          this.kept.push(id);
+        }),
       back: (delayMs = 0) =>
         answer(() => {
           this.back.push([id, delayMs]);
@@ -770,13 +776,57 @@ describe('A message that the log gives out again', () => {
   it('since it did not hear that it is done is acknowledged, and not posted again', async () => {
     const of = counted('a', 3);
     report(of);
-    queue.failure = new Error('the log is away');
+    upstream.answer = () => {
+      queue.failure = new Error('the log is away');
+      return 200;
+    };
     start();
     await until(() => upstream.taken.get('a') === 3);
     queue.failure = undefined;
     queue.put(messageOf('message-1', of));
     await until(() => queue.done.length === 1);
     expect(upstream.posts).toHaveLength(1);
+  });
+});
+
+describe('Messages that may have been given to another forwarder', () => {
+  it('are not posted with the others of their batch, and are when they come again', async () => {
+    const id = report(counted('a', 2));
+    report(counted('b', 3));
+    queue.lost.add(id);
+    const forwarder = start({ windowMs: 50 });
+    await until(() => queue.done.length === 1);
+    expect(Object.fromEntries(upstream.taken)).toEqual({ b: 3 });
+    expect(forwarder.status()).toMatchObject({ held: 0 });
+    queue.lost.clear();
+    queue.put(messageOf(id, counted('a', 2)));
+    await until(() => queue.done.length === 2);
+    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 2, b: 3 });
+    expect(queue.back).toEqual([]);
+  });
+
+  it('are not posted while nobody can tell', async () => {
+    report(counted('a', 2));
+    const forwarder = start({ windowMs: HOUR_MS });
+    await until(() => forwarder.status()['held'] === 1);
+    queue.failure = new Error('the log is away');
+    await forwarder.stop();
+    expect(upstream.posts).toEqual([]);
+  });
+
+  it('while they are divided are left alone with what is left of them', async () => {
+    const flags = ['a', 'b', 'bad', 'c'];
+    const id = report({ ...counted('a'), counts: flags.flatMap((flag) => counted(flag).counts) });
+    const other = report(counted('d'));
+    upstream.answer = ({ counts }) => {
+      if (counts.length === 2) queue.lost.add(id);
+      return counts.some(({ flag }) => flag === 'bad') ? 400 : 200;
+    };
+    const forwarder = start({ windowMs: 50 });
+    await until(() => queue.done.length === 1);
+    await forwarder.stop();
+    expect(Object.fromEntries(upstream.taken)).toEqual({ a: 1, b: 1, d: 1 });
+    expect([queue.done, queue.back, queue.parked.size]).toEqual([[other], [], 0]);
   });
 });
 

@@ -29,7 +29,7 @@ import {
   UpstreamRefusal,
 } from '#libs/saas-client';
 
-import { Division, type Part } from './division.js';
+import { Division, type Part, type Piece } from './division.js';
 
 /** Reasons to park something, beyond which they are counted and not said one by one. */
 const MOST_REASONS = 1000;
@@ -315,8 +315,12 @@ export class MetricsForwarder {
     const division = new Division(batch.map((held) => ({ message: held, id: held.id, report: held.report })));
     const untaken: Untaken[] = [];
     const takenInPart = new Set<Held>();
+    const lost = new Set<Held>();
     let waitMs = 0;
-    for (let piece = division.next(); piece; piece = division.next()) {
+    for (let next = division.next(); next; next = division.next()) {
+      await this.keep(next, lost);
+      const piece = next.filter(({ message }) => !lost.has(message));
+      if (piece.length === 0) continue;
       const reports = piece.map((part) => part.report);
       const failure = await this.failureOf(merge(environment, reports));
       if (!failure) {
@@ -334,12 +338,28 @@ export class MetricsForwarder {
       }
     }
     const ofMessage = Map.groupBy(untaken, (part) => part.message);
-    const open = new Set([...takenInPart, ...ofMessage.keys()]);
+    const open = new Set([...takenInPart, ...ofMessage.keys()]).difference(lost);
     const settled = [...open].map((held) => {
       const parts = ofMessage.get(held) ?? [];
       return takenInPart.has(held) ? this.finish(held, parts) : this.putAway(held, parts, waitMs);
     });
     await Promise.all(settled);
+  }
+
+  /**
+   * Makes sure that the messages are still this forwarder's, for the time of a post. The log may have given others to
+   * another forwarder, or will: they are let go of.
+   */
+  private async keep(piece: Piece<Held>, lost: Set<Held>): Promise<void> {
+    await Promise.all(
+      piece.map(async ({ message }) => {
+        if (lost.has(message)) return;
+        await message.taken.keep().catch(() => {
+          lost.add(message);
+          this.held.delete(message.id);
+        });
+      }),
+    );
   }
 
   /** Posts a report. Undefined if the upstream has it. */

@@ -337,6 +337,16 @@ export function eventLogContract(adapter: string, create: () => Promise<LogUnder
         expect(await log.backlog()).toMatchObject({ messages: 1 });
       });
 
+      it('keeps nothing with a taker that has done it or given it back', async () => {
+        await put('0');
+        await put('1');
+        const [done, back] = await takeSome(2, taker());
+        await done?.done();
+        await back?.back();
+        await expect(done?.keep()).rejects.toThrow('another taker');
+        await expect(back?.keep()).rejects.toThrow('another taker');
+      });
+
       it('never hands one message to two takers', async () => {
         await putAll(600);
         const taken: Taken[] = [];

@@ -59,7 +59,10 @@ export interface Taken {
   done(): Promise<void>;
   /** Gives it to anybody, after a delay. */
   back(delayMs?: number): Promise<void>;
-  /** Still at it: the taker has it for another 30 s. */
+  /**
+   * Still at it: the taker has it for another 30 s. Fails if it may be another taker's by now, or if the log does not
+   * answer; then it may become another's, or come again.
+   */
   keep(): Promise<void>;
 }
 

@@ -13,7 +13,10 @@ describe('The hand of a taker', () => {
     hand = new Hand();
     end = new AbortController();
   });
-  afterEach(() => void jest.useRealTimers());
+  afterEach(() => {
+    jest.restoreAllMocks();
+    jest.useRealTimers();
+  });
 
   const offer = (body: string): Offer => ({
     subject: 's',
@@ -55,6 +58,40 @@ describe('The hand of a taker', () => {
     await taken?.done();
     jest.advanceTimersByTime(60_000);
     expect(told).toEqual(['a done']);
+  });
+
+  it('has none any more of which the log hears too late that it is at it', async () => {
+    const answer = Promise.withResolvers<void>();
+    const next = take({ ...offer('a'), keep: () => answer.promise });
+    const taken = await next();
+    jest.advanceTimersByTime(20_000);
+    const kept = taken?.keep();
+    jest.advanceTimersByTime(10_000);
+    answer.resolve();
+    await expect(kept).rejects.toThrow('another taker');
+    expect(told).toEqual(['a lapsed']);
+  });
+
+  it('has a message no longer than from when it asked, though the answer took its time', async () => {
+    const answer = Promise.withResolvers<void>();
+    const next = take({ ...offer('a'), keep: () => answer.promise });
+    const taken = await next();
+    const kept = taken?.keep();
+    jest.advanceTimersByTime(5000);
+    answer.resolve();
+    await kept;
+    jest.advanceTimersByTime(25_000);
+    expect(told).toEqual(['a lapsed']);
+  });
+
+  it('knows what it lost while the process stood still, before any timer does', async () => {
+    const next = take(offer('a'), offer('b'));
+    const taken = await next();
+    jest.spyOn(performance, 'now').mockReturnValue(performance.now() + 30_000);
+    await expect(taken?.keep()).rejects.toThrow('another taker');
+    await taken?.back();
+    expect(await next()).toBeUndefined();
+    expect(told).toEqual([]);
   });
 
   it('does not show what it lost before anybody looked', async () => {

@@ -19,12 +19,18 @@ export interface Offer {
   lapse(): void;
 }
 
+/** For how long a message is its taker's, by the clock of `performance`. */
+interface Hold {
+  readonly untilMs: number;
+  readonly lapse: NodeJS.Timeout;
+}
+
 /**
  * What is out to one taker: no more than it may have, and each message only as long as the taker says that it is still at
  * it. A message counts from its arrival, whether the taker has looked at it or not.
  */
 export class Hand {
-  private readonly held = new Map<Offer, NodeJS.Timeout>();
+  private readonly held = new Map<Offer, Hold>();
   private bytes = 0;
   private freed = Promise.withResolvers<void>();
   private emptied: () => void = () => undefined;
@@ -53,13 +59,10 @@ export class Hand {
     while (this.full && !end.aborted) await orEnd(this.freed.promise, end);
   }
 
-  hold(offer: Offer): void {
+  /** @param sinceMs before this the log did not give it out */
+  hold(offer: Offer, sinceMs = performance.now()): void {
     this.bytes += offer.body.length;
-    const lapse = () => {
-      this.release(offer);
-      offer.lapse();
-    };
-    this.held.set(offer, setTimeout(lapse, TAKEN_FOR_MS).unref());
+    this.holdFrom(offer, sinceMs);
   }
 
   /** Hands out what arrives until `end`, and then gives back what the taker has not looked at. */
@@ -71,7 +74,7 @@ export class Hand {
         while (!end.aborted) {
           const offer = unseen.shift();
           if (!offer) break;
-          if (this.held.has(offer)) yield this.taken(offer);
+          if (this.isHeld(offer)) yield this.taken(offer);
         }
       }
     } finally {
@@ -97,20 +100,39 @@ export class Hand {
         this.release(offer);
       },
       back: async (delayMs = 0) => {
-        if (this.release(offer)) await offer.back(delayMs);
+        if (this.isHeld(offer) && this.release(offer)) await offer.back(delayMs);
       },
       keep: async () => {
-        this.held.get(offer)?.refresh();
-        await offer.keep();
+        const askedMs = performance.now();
+        if (this.isHeld(offer)) await offer.keep();
+        // What the log heard too late may have been given to another before, and it does not say so.
+        if (!this.isHeld(offer)) throw new Error('the message may be in the hands of another taker');
+        this.holdFrom(offer, askedMs);
       },
     };
   }
 
+  private holdFrom(offer: Offer, sinceMs: number): void {
+    const before = this.held.get(offer);
+    clearTimeout(before?.lapse);
+    const untilMs = Math.max(sinceMs + TAKEN_FOR_MS, before?.untilMs ?? 0);
+    const lapse = () => {
+      this.release(offer);
+      offer.lapse();
+    };
+    this.held.set(offer, { untilMs, lapse: setTimeout(lapse, untilMs - performance.now()).unref() });
+  }
+
+  /** In a process that stood still, the time may be over and the timer late. */
+  private isHeld(offer: Offer): boolean {
+    return performance.now() < (this.held.get(offer)?.untilMs ?? 0);
+  }
+
   /** False if it was not held any more. */
   private release(offer: Offer): boolean {
-    const lapse = this.held.get(offer);
-    if (!lapse) return false;
-    clearTimeout(lapse);
+    const hold = this.held.get(offer);
+    if (!hold) return false;
+    clearTimeout(hold.lapse);
     this.held.delete(offer);
     this.bytes -= offer.body.length;
     this.freed.resolve();

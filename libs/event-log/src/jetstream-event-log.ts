@@ -538,6 +538,7 @@ export class JetStreamEventLog extends EventLog {
       if (stops.aborted) return;
       // Never for more than there is: what else comes may go to others, who ask while this taker is at work.
       const most = Math.min(hand.roomFor(session.connection.info?.max_payload ?? 1), PULL_MESSAGES, waiting);
+      const askedMs = performance.now();
       const messages = await consumer.fetch(
         most > 1 ? { max_messages: most, expires: PULL_MS.most } : { max_messages: 1, expires: PULL_MS.one },
       );
@@ -547,13 +548,13 @@ export class JetStreamEventLog extends EventLog {
       const arrived = await Array.fromAsync(messages);
       stops.removeEventListener('abort', stop);
       waiting = arrived.at(-1)?.info.pending ?? 0;
-      const offers = arrived.map((message) => this.offer(message, epoch));
-      for (const offer of offers) hand.hold(offer);
+      const offers = arrived.map((message) => this.offer(session, message, epoch));
+      for (const offer of offers) hand.hold(offer, askedMs);
       yield offers;
     }
   }
 
-  private offer(message: JsMsg, epoch: string): Offer {
+  private offer({ lost }: NatsSession, message: JsMsg, epoch: string): Offer {
     // Its type hides where the server hears of a message, which is needed to tell it over another connection.
     const { reply } = message as JsMsg & { reply: string };
     const tell = async (what: string) => {
@@ -574,7 +575,8 @@ export class JetStreamEventLog extends EventLog {
       // The server reads whole numbers alone, and gives a message with another out at once.
       back: (delayMs) =>
         say(delayMs > 0 ? `-NAK ${JSON.stringify({ delay: Math.ceil(delayMs * MS_IN_NS) })}` : '-NAK'),
-      keep: () => say('+WPI'),
+      // A server that was started again may not know who has it, and takes everybody's word.
+      keep: () => (lost.aborted ? Promise.reject(this.connection.unreachable(lost.reason)) : say('+WPI')),
       // The server knows.
       lapse: () => undefined,
     };
