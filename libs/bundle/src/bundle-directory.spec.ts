@@ -131,6 +131,14 @@ describe('A bundle', () => {
     },
   );
 
+  it.each(['/../../elsewhere', '\\..\\elsewhere', 'e\0'])(
+    'is not written for an environment whose id would lead out of its folder: %j',
+    async (id) => {
+      await expect(write([{ ...dev, id }, prod])).rejects.toThrow(/would lead out of its folder/);
+      expect(await readdir(folder)).toEqual([]);
+    },
+  );
+
   it('takes the place of one of which only the manifest is left, if that is asked for', async () => {
     await write([dev]);
     await rm(at('env-e1'), { recursive: true });

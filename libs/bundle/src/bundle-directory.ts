@@ -184,6 +184,11 @@ export async function writeBundle(
     progress = () => undefined,
   }: { replaces: boolean; progress?: (done: number, of: number) => void },
 ): Promise<void> {
+  const stray = environments.find(({ id }) => ['/', '\\', '\0'].some((character) => id.includes(character)));
+  if (stray)
+    throw new BundleError(
+      `${directory} was not written: the id of environment ${JSON.stringify(stray.id)} would lead out of its folder.`,
+    );
   // In a container each process has the number of the one before, which may have been killed.
   const staging = join(directory, `.bundle-${randomBytes(6).toString('hex')}.part`);
   const removeStaging = () => rmSync(staging, { recursive: true, force: true });
