@@ -46,6 +46,13 @@ interface Entity {
   readonly identifier: string;
 }
 
+/** What a read said. */
+interface Read {
+  readonly fetched: FetchedEnvironment;
+  /** It shows the upstream as of this time or later, as `performance.now()` tells it. */
+  readonly asOf: number;
+}
+
 /** What a read left in doubt, by subject. */
 type Doubts = ReadonlyMap<string, EnvironmentFact>;
 const NO_DOUBTS: Doubts = new Map();
@@ -69,7 +76,7 @@ export interface Surroundings {
   readonly upstream: UpstreamReader;
   readonly patience: Patience;
   readonly record: IngestorRecord;
-  /** A read that contradicts what the log was told so shortly before may be one that lags, however often it is made. */
+  /** By how much a read may lag: one that is begun now shows the upstream as of so long before, or later. */
   readonly recentMs: number;
   readonly stopping: AbortSignal;
 }
@@ -102,8 +109,6 @@ export class EnvironmentSync {
   /** What the last read of each list left in doubt, for the comparison to confirm. */
   private inDoubt: Readonly<Record<ListKind, Doubts>> = { flags: NO_DOUBTS, segments: NO_DOUBTS };
   private readonly reportedFaults = new Map<string, string>();
-  /** When versions last began anew (a return, a step back), by subject, as `performance.now()` tells it, oldest first. */
-  private readonly restarts = new Map<string, number>();
 
   private readonly ledger: Ledger;
   private readonly upstream: UpstreamReader;
@@ -145,11 +150,15 @@ export class EnvironmentSync {
     }
   }
 
-  /** Takes over what a read of the account said about this environment, new or known. Throws what fails. */
-  async take(config: FetchedConfig, listing: Listing): Promise<Taken> {
-    const fetched = this.fetched(await this.completed(config));
+  /**
+   * Takes over what a read of the account said about this environment, new or known. Throws what fails.
+   *
+   * @param begunAt when the read began, as `performance.now()` tells it
+   */
+  async take(config: FetchedConfig, begunAt: number, listing: Listing): Promise<Taken> {
+    const read = { fetched: this.fetched(await this.completed(config)), asOf: this.asOf(begunAt) };
     const found: EnvironmentFact['type'][] = [];
-    const doubts = await this.believe(fetched, found, listing);
+    const doubts = await this.believe(read, found, listing);
     const confirmed = this.confirm(doubts, listing).then((types) => {
       this.agreed();
       return types;
@@ -251,12 +260,15 @@ export class EnvironmentSync {
   private async readList(kind: ListKind): Promise<Doubts> {
     const { id, signal } = this;
     if (!this.ledger.environment(id).exists) return NO_DOUBTS;
+    const asOf = this.asOf(performance.now());
     if (kind === 'flags') {
       const list = await this.upstream.flags(id, signal);
-      return this.believe({ id, flags: list.items, incomplete: this.incomplete({ flags: list }) }, []);
+      const fetched = { id, flags: list.items, incomplete: this.incomplete({ flags: list }) };
+      return this.believe({ fetched, asOf }, []);
     }
     const list = await this.upstream.segments(id, signal);
-    return this.believe({ id, segments: list.items, incomplete: this.incomplete({ segments: list }) }, []);
+    const fetched = { id, segments: list.items, incomplete: this.incomplete({ segments: list }) };
+    return this.believe({ fetched, asOf }, []);
   }
 
   private async compare(): Promise<void> {
@@ -305,29 +317,33 @@ export class EnvironmentSync {
    * Appends what a read says, as far as that is enough to believe it.
    *
    * @param found gets the types of the facts
-   * @param before what the read before left in doubt, and when this read began
+   * @param doubts what the read before left in doubt
    * @returns what is in doubt now
    */
   private believe(
-    fetched: FetchedEnvironment,
+    { fetched, asOf }: Read,
     found: EnvironmentFact['type'][],
     listing?: Listing,
-    before: { readonly doubts: Doubts; readonly begunAt: number } = { doubts: NO_DOUBTS, begunAt: 0 },
+    doubts = NO_DOUBTS,
   ): Promise<Doubts> {
     return this.oneAtATime(async () => {
       const known = this.ledger.environment(this.id);
       if (!known.exists && !listing) return NO_DOUBTS;
       const facts = reconcile(known, { ...fetched, account: listing?.account });
       this.forgetSetAside(fetched);
-      const isConfirmed = (fact: EnvironmentFact) =>
-        sameContent(before.doubts.get(factSubject(fact)), fact) &&
-        (this.waitMs(fact, before.begunAt) <= 0 || this.announcedIn(fact) !== undefined);
+      const isBelieved = (fact: EnvironmentFact) =>
+        asOf >= this.believableAt(known, fact) &&
+        (!isDoubtful(known, fact) || sameContent(doubts.get(factSubject(fact)), fact));
+      // An environment comes back whole or not at all.
+      const [first] = facts;
+      const isBack = first?.type === 'EnvironmentAdded' && isBelieved(first);
       const { believed = [], doubted = [] } = Object.groupBy(facts, (fact) =>
-        !(isDoubtful(known, fact) || this.isRestarted(fact)) || isConfirmed(fact) ? 'believed' : 'doubted',
+        (known.exists ? isBelieved(fact) : isBack) ? 'believed' : 'doubted',
       );
       this.noteBelieved(known, believed);
-      await this.ledger.append(believed);
-      this.noteRestarts(known, believed);
+      // What comes back until then, if the read lagged after all, is at least what was there last.
+      if (believed.some((fact) => asOf < this.outlivedAt(known, fact, false))) this.laterRead.want();
+      await this.ledger.append(believed, asOf);
       this.noteTakenIn(believed);
       found.push(...believed.map(({ type }) => type));
       return new Map(doubted.map((fact) => [factSubject(fact), fact]));
@@ -335,60 +351,53 @@ export class EnvironmentSync {
   }
 
   /**
-   * Reads the environment as a whole, once more at once and then when nothing that is in doubt is recent, until reads
-   * agree. Throws if they do not.
+   * Reads the environment as a whole, once more at once and then when a read can be believed, until reads agree. Throws
+   * if they do not.
    */
   private async confirm(doubts: Doubts, listing?: Listing): Promise<readonly EnvironmentFact['type'][]> {
     const found: EnvironmentFact['type'][] = [];
     for (let reads = 1; doubts.size > 0; reads++) {
       if (reads === DOUBTING_READS) throw new Error(`${reads} reads of the upstream contradict each other`);
       if (reads > 1) {
-        const waits = [...doubts.values()].map((fact) => this.waitMs(fact, performance.now()));
-        await pause(Math.max(0, ...waits), this.signal);
+        const known = this.ledger.environment(this.id);
+        const believableAt = Math.max(...[...doubts.values()].map((fact) => this.believableAt(known, fact)));
+        await pause(Math.max(0, believableAt - this.asOf(performance.now())), this.signal);
       }
-      const begunAt = performance.now();
-      doubts = await this.believe(await this.readWhole(), found, listing, { doubts, begunAt });
+      doubts = await this.believe(await this.readWhole(), found, listing, doubts);
     }
     return found;
   }
 
-  /** How long after that time a read may be believed that contradicts what the log was told last; 0 or less if it may be. */
-  private waitMs(fact: EnvironmentFact, at: number): number {
-    const environment: EnvironmentFact = { type: 'EnvironmentRemoved', environment: this.id };
-    const isOfEnvironment = !this.ledger.environment(this.id).exists || this.hasRestarted(environment);
-    const touchedAt = [fact, ...(isOfEnvironment ? [environment] : [])].map(
-      (contradicted) => this.ledger.touchedAt(contradicted) ?? -Infinity,
-    );
-    return Math.max(...touchedAt) + this.surroundings.recentMs - at;
+  /** As of when a read that was begun then shows the upstream, at the earliest. */
+  private asOf(begunAt: number): number {
+    return begunAt - this.surroundings.recentMs;
   }
 
-  /** Whether its versions began anew a moment ago, so that a read that lags may show a higher one of before. */
-  private isRestarted(fact: EnvironmentFact): boolean {
-    return (fact.type === 'FlagPublished' || fact.type === 'SegmentPublished') && this.beganAnew(fact);
+  /** As of when a read shows nothing of a former life of the environment, or of what the fact is about. */
+  private outlivedAt(known: EnvironmentState, fact: EnvironmentFact, isAnnounced: boolean): number {
+    const { recentPast } = this.ledger;
+    return Math.max(
+      recentPast.outlivedAt(known, { type: 'EnvironmentRemoved', environment: this.id }),
+      recentPast.outlivedAt(known, fact, isAnnounced),
+    );
+  }
+
+  /** As of when a read may be believed that differs from what is known. */
+  private believableAt(known: EnvironmentState, fact: EnvironmentFact): number {
+    const { recentPast } = this.ledger;
+    return Math.max(
+      this.outlivedAt(known, fact, this.announcedIn(fact) !== undefined),
+      isDoubtful(known, fact) ? recentPast.settledAt(known, fact) : recentPast.shownAsOf(fact),
+    );
   }
 
   /** Whether what the fact is about, or all of the environment, began anew a moment ago. */
   private beganAnew(fact: EnvironmentFact): boolean {
-    return this.hasRestarted(fact) || this.hasRestarted({ type: 'EnvironmentRemoved', environment: this.id });
-  }
-
-  private hasRestarted(fact: EnvironmentFact): boolean {
-    const at = this.restarts.get(factSubject(fact));
-    return at !== undefined && at > performance.now() - this.surroundings.recentMs;
-  }
-
-  private noteRestarts(known: EnvironmentState, believed: readonly EnvironmentFact[]): void {
-    const now = performance.now();
-    for (const fact of believed) {
-      if (!isDoubtful(known, fact)) continue;
-      const subject = factSubject(fact);
-      this.restarts.delete(subject);
-      this.restarts.set(subject, now);
-    }
-    for (const [subject, at] of this.restarts) {
-      if (at > now - this.surroundings.recentMs) break;
-      this.restarts.delete(subject);
-    }
+    const environment: EnvironmentFact = { type: 'EnvironmentRemoved', environment: this.id };
+    return [fact, environment].some((one) => {
+      const at = this.ledger.recentPast.beganAnewAt(one);
+      return at !== undefined && at > this.asOf(performance.now());
+    });
   }
 
   /** The identifier of what it publishes, if the upstream said that just this is there now: not what was there before. */
@@ -436,9 +445,10 @@ export class EnvironmentSync {
     }
   }
 
-  private async readWhole(): Promise<FetchedEnvironment> {
+  private async readWhole(): Promise<Read> {
+    const asOf = this.asOf(performance.now());
     const config = await this.upstream.environment(this.id, this.signal);
-    if (config) return this.fetched(await this.completed(config));
+    if (config) return { fetched: this.fetched(await this.completed(config)), asOf };
     throw new Error('the upstream does not list the environment');
   }
 
@@ -455,10 +465,10 @@ export class EnvironmentSync {
       case 'SegmentRemoved':
         return this.removal(fact, known.segments.get(fact.identifier), 'segments');
       case 'ApiKeyAdded':
-        return known.apiKeys.get(fact.apiKey)?.value ? [] : [fact];
+        return known.apiKeys.get(fact.apiKey)?.value ? this.noNews(fact) : [fact];
       case 'ApiKeyRemoved': {
         const entry = known.apiKeys.get(fact.apiKey);
-        return entry && !entry.value ? [] : [fact];
+        return entry && !entry.value ? this.noNews(fact) : [fact];
       }
       case 'EnvironmentRemoved':
       case 'EnvironmentAdded':
@@ -468,12 +478,18 @@ export class EnvironmentSync {
     }
   }
 
+  /** It was so, and still is: what was read before is older. */
+  private noNews(fact: EnvironmentFact): readonly [] {
+    this.ledger.recentPast.heardAgain(fact);
+    return [];
+  }
+
   private removal(
     fact: Extract<EnvironmentFact, { version: number }>,
     entry: { value?: { version?: number | null | undefined } | undefined } | undefined,
     kind: ListKind,
   ): readonly EnvironmentFact[] {
-    if (entry && !entry.value) return [];
+    if (entry && !entry.value) return this.noNews(fact);
     const version = entry?.value?.version ?? 0;
     if ((fact.version > 0 && fact.version < version) || this.beganAnew(fact)) {
       // It may tell of a life before the one that is known. What is so now, reads will say; the first of them may lag.

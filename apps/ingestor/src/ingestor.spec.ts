@@ -207,6 +207,12 @@ function loseFromLog(subject: string): void {
   file.prepare('DELETE FROM FF_FACTS WHERE subject = ?').run(subject);
   file.close();
 }
+/** The log was told a day ago what it holds. */
+function wasLongAgo(): void {
+  const file = new DatabaseSync(join(folder, 'log.sqlite'));
+  file.exec(`UPDATE FF_FACTS SET time = time - ${24 * HOUR_MS}`);
+  file.close();
+}
 /** A replica that lists what there was when the token was given. */
 function listsWhatTheTokenOpens(): void {
   upstream.readBy = ({ headers }) => {
@@ -903,16 +909,43 @@ describe('A read that contradicts what the log was told a moment ago', () => {
     expect(removalsIn(await facts())).toEqual(['FlagRemoved']);
   });
 
+  it('is not believed either where a former process was told', async () => {
+    const { ingestor } = await listening();
+    await ingestor.stop();
+    upstream.asked.length = 0;
+    upstream.environments = { dev: anEnvironment({ flags: [aFlag('banner')] }) };
+    await start({ recentMs: HOUR_MS });
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times === 1,
+    );
+    await settled();
+    expect(removalsIn(await facts())).toEqual([]);
+  });
+
   it('is believed when it shows what the upstream has announced since', async () => {
     await listening({ recentMs: HOUR_MS });
-    change('new', 7);
-    tellFlag('create', 'new', 7);
-    await becomes((seen) => versionIn(seen, 'new') === 7);
-    tellFlag('delete', 'new', 7);
-    await becomes((seen) => !flagIn(seen, 'new'));
-    change('new', 1);
-    tellFlag('create', 'new', 1);
-    await becomes((seen) => versionIn(seen, 'new') === 1);
+    tellFlag('delete', 'dark-mode', 1);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    upstream.environment('dev').flags = [aFlag('banner'), aFlag('dark-mode', { state: 'on' })];
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
+  });
+
+  it('is believed when it shows a lower version than there was for long: it is of a flag that was made anew', async () => {
+    change('dark-mode', 7);
+    const { ingestor } = await listening();
+    await ingestor.stop();
+    wasLongAgo();
+    await listening({ recentMs: HOUR_MS });
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 7);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    for (const version of [1, 2]) {
+      change('dark-mode', version);
+      makeCompare();
+      await becomes((seen) => versionIn(seen, 'dark-mode') === version);
+    }
   });
 
   it('is not believed either where it is older, but of a higher version: of before a flag was made anew', async () => {
@@ -936,6 +969,28 @@ describe('A read that contradicts what the log was told a moment ago', () => {
     tellFlag('patch', 'banner', 2);
     await becomes((seen) => versionIn(seen, 'banner') === 2);
     expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('is not believed either where it is of before, at the version at which the flag was made anew', async () => {
+    await listening({ recentMs: 1000 });
+    const lagging = body(page(structuredClone(upstream.environments)));
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    const before = (await facts()).length;
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 2);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    upstream.next('config', lagging);
+    upstream.next('config dev', lagging);
+    const anew = aFlag('dark-mode', { state: 'on' });
+    upstream.environment('dev').flags = [aFlag('banner'), anew];
+    upstream.next('flags dev', body([aFlag('dark-mode'), aFlag('banner')]));
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
+    expect(published(await facts(), before, 'dark-mode')).toEqual([
+      { type: 'FlagPublished', environment: 'dev', flag: anew },
+    ]);
   });
 
   it('is not believed either where it shows no version', async () => {
@@ -994,12 +1049,11 @@ describe('A read that contradicts what the log was told a moment ago', () => {
 });
 
 describe('A removal that is told late, or once more', () => {
-  /** A flag that was at version 5, was removed and was made anew. */
+  /** A flag that was removed and was made anew. */
   async function withFlagMadeAnew(recentMs: number): Promise<void> {
-    change('dark-mode', 5);
     await listening({ recentMs });
     upstream.environment('dev').flags = [aFlag('banner')];
-    tellFlag('delete', 'dark-mode', 5);
+    tellFlag('delete', 'dark-mode', 1);
     await becomes((seen) => !flagIn(seen, 'dark-mode'));
     change('dark-mode', 1);
     tellFlag('create', 'dark-mode', 1);
@@ -1813,6 +1867,53 @@ describe('The account', () => {
     );
     await settled();
     expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('as it was when it was read does not bring back a flag of before it was made anew at a lower version', async () => {
+    change('dark-mode', 7);
+    await listening();
+    const reading = upstream.hold('config', body(page(structuredClone(upstream.environments))));
+    makeCompare();
+    await reading.arrived;
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 7);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    change('dark-mode', 1);
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 1);
+    const before = (await facts()).length;
+    reading.release();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times > 0,
+    );
+    await settled();
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('as it was when it was read adds nothing to an environment that came back meanwhile', async () => {
+    upstream.environments['new'] = anEnvironment();
+    await listening();
+    const reading = upstream.hold('config', body(page(structuredClone(upstream.environments))));
+    makeCompare();
+    await reading.arrived;
+    delete upstream.environments['new'];
+    tellProxy('environmentsRemoved', { environments: ['new'] });
+    await becomes((seen) => !seen.exists, 'new');
+    upstream.environments['new'] = anEnvironment({ flags: [aFlag('banner')], apiKeys: [OTHER_KEY] });
+    tellProxy('environmentsAdded', { environments: ['new'] });
+    await becomes((seen) => apiKeysOf(seen).length === 1, 'new');
+    const before = (await facts()).length;
+    const times = upstream.timesAsked('config new');
+    reading.release();
+    await eventually(
+      () => upstream.timesAsked('config new'),
+      (now) => now > times,
+    );
+    await settled();
+    expect(
+      (await facts()).slice(before).filter((fact) => 'environment' in fact && fact.environment === 'new'),
+    ).toEqual([]);
   });
 
   it('that leaves out lists is compared with what is read of them', async () => {

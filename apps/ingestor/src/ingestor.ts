@@ -259,9 +259,10 @@ export class Ingestor implements Leader {
     const { signal } = this.stopping;
     const taken = await Promise.allSettled(
       this.added.ids.map(async (id) => {
+        const begunAt = performance.now();
         const config = await this.upstream.environment(id, signal);
         if (!config) return;
-        const { confirmed } = await this.sync(id).take(config, {
+        const { confirmed } = await this.sync(id).take(config, begunAt, {
           account: await this.upstream.account(signal),
         });
         await confirmed;
@@ -297,9 +298,10 @@ export class Ingestor implements Leader {
     const { listed, found, failures } = await this.readAccount();
     const missing = this.ledger.environments().filter((id) => !listed.has(id));
     if (missing.length > 0) {
+      const againAt = performance.now();
       const again = await this.readAccount();
       const gone = missing.filter((id) => !again.listed.has(id));
-      for (const environment of gone) this.environmentGone(environment);
+      for (const environment of gone) this.environmentGone(environment, againAt);
       found.push(...again.found, ...gone.map(() => 'EnvironmentRemoved'));
       failures.push(...again.failures);
     }
@@ -342,19 +344,23 @@ export class Ingestor implements Leader {
     throw new Error(`environment ${first} was added, and is not listed yet`);
   }
 
-  /** Two complete reads of the account do not list it. Throws if it was added so shortly before that they may lag. */
-  private environmentGone(environment: string): void {
-    if (this.wasJustAdded(environment)) {
+  /**
+   * Two complete reads of the account do not list it. Throws if it was added so shortly before that they may lag.
+   *
+   * @param begunAt when the second of them began
+   */
+  private environmentGone(environment: string, begunAt: number): void {
+    if (this.wasJustAdded(environment, begunAt)) {
       throw new Error(`environment ${environment} was added a moment ago, and is not listed yet`);
     }
     this.logger.warn(`Environment ${environment} is gone: two complete reads of the upstream do not list it`);
     this.sync(environment).told({ type: 'EnvironmentRemoved', environment });
   }
 
-  private wasJustAdded(environment: string): boolean {
-    const addedAt = this.ledger.touchedAt({ type: 'EnvironmentAdded', environment, account: undefined });
+  private wasJustAdded(environment: string, at: number): boolean {
+    const addedAt = this.ledger.recentPast.toldAt({ type: 'EnvironmentAdded', environment });
     const { exists } = this.ledger.environment(environment);
-    return exists && addedAt !== undefined && addedAt > performance.now() - this.recentMs;
+    return exists && addedAt !== undefined && addedAt > at - this.recentMs;
   }
 
   /** Removes what a deleted proxy key gave access to, also if a former process was kept from finishing it. */
@@ -382,6 +388,7 @@ export class Ingestor implements Leader {
     const failures: unknown[] = [];
     const unconfirmed: Taken['confirmed'][] = [];
     let counts: { readonly itemCount: number; readonly pageCount: number } | undefined;
+    let begunAt = performance.now();
     for await (const { environments, itemCount, pageCount, unknownFields } of this.upstream.pages(signal)) {
       counts ??= { itemCount, pageCount };
       this.record.unknownFields(unknownFields);
@@ -394,7 +401,7 @@ export class Ingestor implements Leader {
       }
       // One environment that fails keeps no other from being taken.
       for (const take of await Promise.allSettled(
-        environments.map((config) => this.sync(config.id).take(config, listing)),
+        environments.map((config) => this.sync(config.id).take(config, begunAt, listing)),
       )) {
         if (take.status === 'rejected') failures.push(take.reason);
         else {
@@ -402,6 +409,7 @@ export class Ingestor implements Leader {
           unconfirmed.push(take.value.confirmed);
         }
       }
+      begunAt = performance.now();
     }
     for (const confirmed of await Promise.allSettled(unconfirmed)) {
       if (confirmed.status === 'rejected') failures.push(confirmed.reason);
@@ -509,10 +517,19 @@ export class Ingestor implements Leader {
   /** The message may be late, or repeated, and of before they were added: a comparison looks whether they are there. */
   private environmentsRemoved(ids: readonly string[]): void {
     for (const id of ids) this.added.delete(id);
-    const removed = ids.filter((id) => !this.wasJustAdded(id));
+    const now = performance.now();
+    const removed = ids.filter((id) => !this.wasJustAdded(id, now));
+    for (const id of removed.filter((id) => this.isKnownToBeGone(id))) {
+      this.ledger.recentPast.heardAgain({ type: 'EnvironmentRemoved', environment: id });
+    }
     this.told(removed, (environment) => ({ type: 'EnvironmentRemoved', environment }));
     if (removed.length < ids.length) this.compareWithNewToken();
     this.laterComparison.want();
+  }
+
+  private isKnownToBeGone(environment: string): boolean {
+    const { exists, lifeSequence } = this.ledger.environment(environment);
+    return !exists && lifeSequence > 0;
   }
 
   private proxyKeyDeleted(identifier: string): void {

@@ -27,6 +27,8 @@ import {
   UnknownEpoch,
 } from '#libs/event-log';
 
+import { RecentPast, REMEMBERED_MS } from './recent-past.js';
+
 /** A fact that the log does not take. */
 export interface SetAside {
   readonly environment: string | undefined;
@@ -43,8 +45,6 @@ interface Appended extends SequencedFact {
 }
 
 const RETRY_MS = 1000;
-/** What happened longer ago is no longer asked for. */
-const REMEMBERED_MS = 60_000;
 /** Beyond that they are counted on, and not shown. */
 const MOST_SET_ASIDE = 1000;
 
@@ -61,8 +61,8 @@ export class Ledger {
   /** What was appended since the load that is under way began. */
   private meanwhile: Appended[] | undefined;
   private lost: () => void = () => undefined;
-  /** When each subject was last appended to, as `performance.now()` tells it, oldest first. */
-  private readonly touched = new Map<string, number>();
+  /** What the log was told of late. */
+  readonly recentPast = new RecentPast(() => performance.now());
   /** By subject. */
   private readonly aside = new Map<string, SetAside>();
 
@@ -82,7 +82,10 @@ export class Ledger {
     const head = await this.log.head('FF_FACTS');
     // Nothing of what was known before: a log may have lost its newest facts, and use their sequences again.
     const held = new Holding();
-    for await (const messages of this.log.latest('FF_FACTS')) held.takeIn(messages);
+    for await (const messages of this.log.latest('FF_FACTS')) {
+      held.takeIn(messages);
+      for (const { body, time } of messages) this.rememberFormer(body, time);
+    }
     held.keep(meanwhile.filter(({ epoch }) => epoch === head.epoch));
     if (head.epoch !== this.position?.epoch) this.aside.clear();
     const isLess = this.position !== undefined && this.held.isMoreThan(held);
@@ -103,7 +106,7 @@ export class Ledger {
       try {
         for await (const messages of this.log.tail('FF_FACTS', this.position, signal)) {
           this.held.takeIn(messages);
-          for (const { subject } of messages) this.touch(subject);
+          for (const { subject } of messages) this.recentPast.touch(subject);
           this.position = messages.at(-1)?.position ?? this.position;
         }
       } catch (error) {
@@ -123,21 +126,6 @@ export class Ledger {
     return [...this.held.states.values()].filter((state) => state.exists).map((state) => state.id);
   }
 
-  /** When the log last got a fact about the same thing, as `performance.now()` tells it; undefined if that is long ago. */
-  touchedAt(fact: Fact): number | undefined {
-    return this.touched.get(factSubject(fact));
-  }
-
-  private touch(subject: string): void {
-    const now = performance.now();
-    this.touched.delete(subject);
-    this.touched.set(subject, now);
-    for (const [oldest, at] of this.touched) {
-      if (at > now - REMEMBERED_MS) break;
-      this.touched.delete(oldest);
-    }
-  }
-
   /** Whether the log has once held the whole account, since its proxy key was last deleted. */
   get snapshotCompleted(): boolean {
     const completed = this.held.accountFacts.get('SnapshotCompleted') ?? 0;
@@ -153,9 +141,12 @@ export class Ledger {
   /**
    * Appends facts in their order; on disk when it resolves. If another writer was there first it reads the log again
    * and throws UnexpectedSequence: the facts were decided on what is no longer so.
+   *
+   * @param asOf of the read that showed them; left out for what the upstream said outright
    */
-  async append(facts: readonly Fact[]): Promise<void> {
-    const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact)));
+  async append(facts: readonly Fact[], asOf?: number): Promise<void> {
+    const before = (fact: Fact) => (isEnvironmentFact(fact) ? this.environment(fact.environment) : undefined);
+    const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact, before(fact), asOf)));
     const appended = appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : []));
     this.meanwhile?.push(...appended);
     this.held.keep(appended);
@@ -189,7 +180,11 @@ export class Ledger {
   }
 
   /** @returns undefined if it is set aside, so that others go on */
-  private async appendOne(fact: Fact): Promise<Appended | undefined> {
+  private async appendOne(
+    fact: Fact,
+    before: EnvironmentState | undefined,
+    asOf: number | undefined,
+  ): Promise<Appended | undefined> {
     const subject = factSubject(fact);
     const expectedSequence = this.held.lastSequences.get(subject) ?? 0;
     // The same fact after the same predecessor is the same append, however often it is tried; but not once the log was
@@ -202,13 +197,21 @@ export class Ledger {
       const { epoch, sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
       if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
       this.aside.delete(subject);
-      this.touch(subject);
+      if (before && isEnvironmentFact(fact)) this.recentPast.got(fact, before, asOf);
       return { fact, sequence, epoch };
     } catch (error) {
       if (!(error instanceof MessageTooLarge)) throw error;
       this.putAside(subject, fact, error.message);
       return undefined;
     }
+  }
+
+  /** What a former process was told lately is as recent. @param time in ms since the epoch, by a clock that may be ahead */
+  private rememberFormer(body: string, time: number): void {
+    const agoMs = Math.max(0, this.now() - time);
+    if (agoMs > REMEMBERED_MS) return;
+    const fact = readable(body);
+    if (fact && isEnvironmentFact(fact)) this.recentPast.toldByFormer(fact, performance.now() - agoMs);
   }
 
   private putAside(subject: string, fact: Fact, reason: string): void {
