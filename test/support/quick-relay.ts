@@ -41,6 +41,8 @@ export interface QuickRelay {
   readonly log: EventLog;
   readonly store: StateStore;
   readonly status: UpstreamStatus;
+  /** Another ingestor leads, as one does after a crash: all that it knows is in the log. */
+  changeLeader(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -69,7 +71,8 @@ async function start(dataDir: string, upstream: string, options: Partial<typeof 
   });
   @Module({ imports: [EventLogModule, ObservabilityModule, ProjectorModule, GatewayModule] })
   class QuickRelayModule implements OnApplicationBootstrap, OnModuleDestroy {
-    private readonly lead: IngestorLead;
+    private lead: IngestorLead;
+    private readonly newLead: () => IngestorLead;
     constructor(
       @Inject(EventLog) log: EventLog,
       @Inject(UpstreamStatus) status: UpstreamStatus,
@@ -90,7 +93,14 @@ async function start(dataDir: string, upstream: string, options: Partial<typeof 
           (...given) => backoffMs(...given) / HASTE,
           record,
         );
-      this.lead = new IngestorLead(log, status, record, create);
+      this.newLead = () => new IngestorLead(log, status, record, create);
+      this.lead = this.newLead();
+    }
+
+    async changeLeader(): Promise<void> {
+      await this.lead.stop();
+      this.lead = this.newLead();
+      this.lead.start();
     }
 
     onApplicationBootstrap(): void {
@@ -103,11 +113,13 @@ async function start(dataDir: string, upstream: string, options: Partial<typeof 
     }
   }
   const app = await serveGateway('relay', config, [QuickRelayModule]);
+  const inThisContext = AsyncLocalStorage.snapshot();
   return {
     url: `http://127.0.0.1:${(app.getHttpServer().address() as AddressInfo).port}`,
     log: app.get(EventLog, { strict: false }),
     store: app.get(StateStore, { strict: false }),
     status: app.get(UpstreamStatus, { strict: false }),
+    changeLeader: () => inThisContext(() => app.get(QuickRelayModule, { strict: false }).changeLeader()),
     stop: () => app.close(),
   };
 }

@@ -66,11 +66,19 @@ export async function soak({ seed, lagMs, agreeWithinMs }: SoakOptions): Promise
       sdks.push(...ENVIRONMENTS.map((id) => new SmallSdk(url, id)));
       for (const sdk of sdks) sdk.start();
     };
+    let serving: QuickRelay | undefined;
+    starting.then((relay) => (serving = relay)).catch(() => undefined);
+    const changeLeader = async () => {
+      if (!serving) return;
+      happens('another ingestor leads');
+      await serving.changeLeader();
+    };
     const listening = listen();
     listening.catch(() => undefined);
     for (let i = 0; i < CHANGES; i++) {
       world.change();
       if (chance.happens(0.02)) link.endStreams(chance.of(['reset', 'end', 'silence']) ?? 'end');
+      if (chance.happens(0.02)) await changeLeader();
       await passes(chance.below(15));
     }
     await link.calm();
@@ -123,7 +131,8 @@ function callFault(chance: Chance): CallFault | undefined {
     () => ({ part: chance.next(), how: 'reset' }),
     () => ({ part: chance.next(), how: 'end' }),
     () => ({ lateMs: chance.below(100) }),
-    () => ({ lateMs: chance.below(100) }),
+    // Longer than a replica lags.
+    () => ({ lateMs: chance.below(400) }),
     () => ({ silentMs: chance.below(200) }),
     () => refused(chance.of([500, 502, 503, 504]) ?? 500),
     () => refused(chance.of([401, 403, 404]) ?? 401),

@@ -21,8 +21,6 @@ export interface Lived {
 export const ENVIRONMENTS = ['env-a', 'env-b', 'env-c', 'env-d', 'env-e'];
 const FLAGS = Array.from({ length: 6 }, (_, i) => `flag-${i}`);
 const GROUPS = Array.from({ length: 3 }, (_, i) => `group-${i}`);
-/** How far back answers and backups may go. */
-const KEPT_MS = 1000;
 
 /** The SDK key of an environment that a reader has; the environment may have others, or lose it. */
 export const keyOf = (environment: string) => `key-of-${environment}`;
@@ -33,7 +31,12 @@ export class UpstreamWorld {
   /** What was done, the newest last. */
   readonly done: string[] = [];
   private lives = 0;
-  private past: { readonly at: number; readonly environments: Environments }[] = [];
+  /** In the past, by environment. A backup comes back in every replica at once. */
+  private readonly restored = new Map<string, number>();
+  /** The flag that was changed last, and its environment. */
+  private last = { id: '', feature: '' };
+  /** All that ever was, so that a backup does not depend on the time; `at` as `performance.now()` tells it. */
+  private readonly past: { readonly at: number; readonly environments: Environments }[] = [];
   private heartbeat: NodeJS.Timeout | undefined;
 
   private constructor(
@@ -61,26 +64,31 @@ export class UpstreamWorld {
     this.server.close();
   }
 
-  /** One change of any kind. */
+  /** One change of any kind; who changes a flag often does so again. */
   change(): void {
+    const { last } = this;
+    if (this.environments[last.id] && this.chance.happens(0.4)) {
+      this.changeFlag(last.id, last.feature);
+      return;
+    }
     const id = this.chance.of(Object.keys(this.environments)) ?? '';
     const kinds: [number, () => void][] = [
-      [4, () => this.addEnvironment()],
+      [4, () => this.addEnvironment(this.chance.of(ENVIRONMENTS.filter((each) => !this.environments[each])))],
       [3, () => this.removeEnvironment(id)],
       [4, () => this.restore(id)],
       [2, () => this.revokeTokens()],
       [5, () => this.listOtherwise()],
       [10, () => this.changeKeys(id)],
       [20, () => this.changeGroup(id)],
-      [52, () => this.changeFlag(id)],
+      [52, () => this.changeFlag(id, this.chance.of(FLAGS) ?? '')],
     ];
     let roll = this.chance.below(100);
     kinds.find(([percent]) => (roll -= percent) < 0)?.[1]();
   }
 
-  private changeFlag(id: string): void {
+  private changeFlag(id: string, feature: string): void {
+    this.last = { id, feature };
     const { chance } = this;
-    const feature = chance.of(FLAGS) ?? '';
     const { flags } = this.environment(id);
     const known = flags.find((flag) => flag.feature === feature) as (Flag & Lived) | undefined;
     const others = flags.filter((flag) => flag !== known);
@@ -140,8 +148,7 @@ export class UpstreamWorld {
     });
   }
 
-  private addEnvironment(): void {
-    const id = this.chance.of(ENVIRONMENTS.filter((each) => !this.environments[each]));
+  private addEnvironment(id: string | undefined): void {
     if (id === undefined) return;
     this.becomes(id, this.newEnvironment(id));
     this.note(`adds ${id}`);
@@ -154,6 +161,7 @@ export class UpstreamWorld {
     this.remember(others);
     this.note(`removes ${id}`);
     this.server.tell({ domain: 'proxy', event: 'environmentsRemoved', environments: [id] });
+    if (this.chance.happens(0.3)) this.addEnvironment(id);
   }
 
   /** The flags and groups of an environment as they were a while ago; each may be told of, or not. */
@@ -163,6 +171,7 @@ export class UpstreamWorld {
     const flags = backup.flags.map((flag) => ({ ...flag, life: ++this.lives }));
     const segments = backup.segments.map((segment) => ({ ...segment, life: ++this.lives }));
     this.becomes(id, { flags, segments });
+    this.restored.set(id, this.past.length - 1);
     this.note(`${id}: is restored from a backup`);
     if (this.chance.happens(0.5)) return;
     for (const { feature, version } of flags) this.tell('flag', 'patch', id, feature, version ?? 0);
@@ -210,17 +219,23 @@ export class UpstreamWorld {
   }
 
   private remember(environments: Environments): void {
-    const now = Date.now();
-    this.past.push({ at: now, environments });
-    this.past = this.past.filter(({ at }, i) => i === this.past.length - 1 || now - at <= KEPT_MS);
+    this.past.push({ at: performance.now(), environments });
     this.server.environments = { ...environments };
   }
 
   private asOf(agoMs: number): Record<string, UpstreamEnvironment> {
     if (agoMs === 0) return this.server.environments;
-    const then = Date.now() - agoMs;
-    const snapshot = this.past.findLast(({ at }) => at <= then) ?? this.past[0];
-    return { ...(snapshot?.environments ?? this.server.environments) };
+    const then = performance.now() - agoMs;
+    const at = Math.max(
+      0,
+      this.past.findLastIndex((each) => each.at <= then),
+    );
+    const environments = { ...this.past[at]?.environments };
+    for (const [id, restored] of this.restored) {
+      const environment = this.past[restored]?.environments[id];
+      if (restored > at && environment && environments[id]) environments[id] = environment;
+    }
+    return environments;
   }
 
   private tell(
