@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Flag, Segment } from '#libs/domain';
 
 import { type SdkEvent, SdkSession } from './clients.js';
+import { VersionsSeen } from './versions-seen.js';
 import { keyOf, type Lived } from './upstream-world.js';
 
 const RETRY_MS = 20;
@@ -11,13 +12,11 @@ type Entity = (Flag | Segment) & Lived;
 
 /**
  * What a server SDK holds: all flags and groups, read once when its stream is open, and from then on by what it is told.
- * It notes each version that is older than one it has seen.
+ * It notes what it sees go back.
  */
 export class SmallSdk {
-  /** What it saw go back. */
-  readonly steppedBack: string[] = [];
+  readonly seen = new VersionsSeen();
   private readonly stopping = new AbortController();
-  private readonly seen = new Map<string, Lived & { readonly version: number }>();
   private flags: Map<string, string> | undefined;
   private segments: Map<string, string> | undefined;
   private work: Promise<void> | undefined;
@@ -87,13 +86,7 @@ export class SmallSdk {
 
   private noted(entity: Entity): string {
     const name = `${this.environment} ${'feature' in entity ? 'flag' : 'group'} ${nameOf(entity)}`;
-    const now = { life: entity.life, version: entity.version ?? 0 };
-    const before = this.seen.get(name);
-    if (before && (now.life < before.life || (now.life === before.life && now.version < before.version))) {
-      this.steppedBack.push(
-        `${name} went from version ${before.version} of life ${before.life} to ${now.version} of ${now.life}`,
-      );
-    } else this.seen.set(name, now);
+    this.seen.see(name, entity);
     return JSON.stringify(entity);
   }
 }

@@ -3,15 +3,24 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { apiKeysOf, type EnvironmentState, flagsOf, segmentsOf } from '#libs/domain';
+import {
+  apiKeysOf,
+  type EnvironmentState,
+  factIn,
+  type Flag,
+  flagsOf,
+  type Segment,
+  segmentsOf,
+} from '#libs/domain';
 import { foldLog, statesIn } from '#libs/projection';
 
 import { Chance } from './chance.js';
 import { eventually, SdkSession } from './clients.js';
 import { type CallFault, FaultLink, type MessageFault } from './fault-link.js';
 import { endsOf, QUICK, type QuickRelay, startQuickRelay } from './quick-relay.js';
+import { VersionsSeen } from './versions-seen.js';
 import { SmallSdk } from './small-sdk.js';
-import { ENVIRONMENTS, hashOf, keyOf, listed, UpstreamWorld } from './upstream-world.js';
+import { ENVIRONMENTS, hashOf, keyOf, listed, type Lived, UpstreamWorld } from './upstream-world.js';
 
 const CHANGES = 150;
 export interface SoakOptions {
@@ -94,8 +103,10 @@ export async function soak({ seed, lagMs, agreeWithinMs }: SoakOptions): Promise
     );
     const agreedAfterMs = performance.now() - soundAt;
     happens('all agree');
-    const steppedBack = sdks.flatMap((sdk) => sdk.steppedBack);
-    if (steppedBack.length > 0) throw new Error(`somebody saw time go back: ${steppedBack.join(', ')}`);
+    const wentBack = [...sdks.map(({ seen }) => seen), await seenInLog(relay)].flatMap(
+      (seen) => seen.wentBack,
+    );
+    if (wentBack.length > 0) throw new Error(`somebody saw time go back: ${wentBack.join(', ')}`);
 
     const before = JSON.stringify(await endsOf(relay));
     await stop();
@@ -212,6 +223,23 @@ async function disagreement(
     if (difference) return `what is served of ${id}, or what its SDK was told: ${difference}`;
   }
   return undefined;
+}
+
+/** Who reads every fact sees no other order. */
+async function seenInLog({ log }: QuickRelay): Promise<VersionsSeen> {
+  const seen = new VersionsSeen();
+  const { sequence } = await log.head('FF_FACTS');
+  for await (const messages of log.tail('FF_FACTS', undefined, new AbortController().signal)) {
+    for (const { body } of messages) {
+      const fact = factIn(body);
+      if (fact.type === 'FlagPublished')
+        seen.see(`log: ${fact.environment} ${fact.flag.feature}`, fact.flag as Flag & Lived);
+      if (fact.type === 'SegmentPublished')
+        seen.see(`log: ${fact.environment} ${fact.segment.identifier}`, fact.segment as Segment & Lived);
+    }
+    if ((messages.at(-1)?.position.sequence ?? 0) >= sequence) break;
+  }
+  return seen;
 }
 
 function differenceOf(has = 'nothing', upstream: string): string | undefined {

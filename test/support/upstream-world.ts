@@ -31,8 +31,6 @@ export class UpstreamWorld {
   /** What was done, the newest last. */
   readonly done: string[] = [];
   private lives = 0;
-  /** In the past, by environment. A backup comes back in every replica at once. */
-  private readonly restored = new Map<string, number>();
   /** The flag that was changed last, and its environment. */
   private last = { id: '', feature: '' };
   /** All that ever was, so that a backup does not depend on the time; `at` as `performance.now()` tells it. */
@@ -171,7 +169,6 @@ export class UpstreamWorld {
     const flags = backup.flags.map((flag) => ({ ...flag, life: ++this.lives }));
     const segments = backup.segments.map((segment) => ({ ...segment, life: ++this.lives }));
     this.becomes(id, { flags, segments });
-    this.restored.set(id, this.past.length - 1);
     this.note(`${id}: is restored from a backup`);
     if (this.chance.happens(0.5)) return;
     for (const { feature, version } of flags) this.tell('flag', 'patch', id, feature, version ?? 0);
@@ -226,16 +223,8 @@ export class UpstreamWorld {
   private asOf(agoMs: number): Record<string, UpstreamEnvironment> {
     if (agoMs === 0) return this.server.environments;
     const then = performance.now() - agoMs;
-    const at = Math.max(
-      0,
-      this.past.findLastIndex((each) => each.at <= then),
-    );
-    const environments = { ...this.past[at]?.environments };
-    for (const [id, restored] of this.restored) {
-      const environment = this.past[restored]?.environments[id];
-      if (restored > at && environment && environments[id]) environments[id] = environment;
-    }
-    return environments;
+    const snapshot = this.past.findLast(({ at }) => at <= then) ?? this.past[0];
+    return { ...(snapshot?.environments ?? this.server.environments) };
   }
 
   private tell(
