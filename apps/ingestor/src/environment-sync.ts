@@ -127,8 +127,11 @@ export class EnvironmentSync {
     this.announced = { flags: announcements(), segments: announcements() };
   }
 
-  /** The upstream says that a flag or group is at a version now. */
-  changed(kind: ListKind, identifier: string, version: number): void {
+  /** The upstream says that a flag or group is at a version now, or was created at it. */
+  changed(kind: ListKind, identifier: string, version: number, isCreated: boolean): void {
+    const held = heldIn(this.ledger.environment(this.id), { kind, identifier })?.version ?? 0;
+    // Of a life of which nobody told the beginning: a read that lags shows what is known, and settles nothing.
+    if (version < held || (isCreated && version === held)) this.laterRead.want();
     if (this.announced[kind].add(identifier, version, performance.now())) {
       this.reads[kind].want();
     } else {
@@ -275,11 +278,23 @@ export class EnvironmentSync {
     if (!this.ledger.environment(this.id).exists) return;
     const doubts = new Map([...this.inDoubt.flags, ...this.inDoubt.segments]);
     this.inDoubt = { flags: NO_DOUBTS, segments: NO_DOUBTS };
+    const expected = { flags: this.announced.flags.all, segments: this.announced.segments.all };
     // What was announced confirms what a list showed, just after that, and nothing else.
     if (doubts.size === 0) this.forgetShown();
     await this.confirm(doubts.size > 0 ? doubts : await this.believe(await this.readWhole(), []));
     this.forgetShown();
+    for (const kind of ['flags', 'segments'] as const) this.seekLater(kind, expected[kind]);
     this.agreed();
+  }
+
+  /** What a list showed and was doubted, a read that lags more may have lacked: then it is not in doubt any more. */
+  private seekLater(kind: ListKind, expected: readonly Announcement[]): void {
+    const announced = this.announced[kind];
+    const lacking = expected.filter(
+      ({ identifier, version }) => announced.of(identifier)?.version === version,
+    );
+    const lag = announced.lag(lacking, performance.now());
+    if (this.noteLag(kind, { ...lag, counted: [] }) !== undefined) this.laterRead.want();
   }
 
   /** A read of the whole agreed with the log; unless the environment was removed meanwhile, and is no longer kept. */
@@ -465,7 +480,10 @@ export class EnvironmentSync {
       case 'SegmentRemoved':
         return this.removal(fact, known.segments.get(fact.identifier), 'segments');
       case 'ApiKeyAdded':
-        return known.apiKeys.get(fact.apiKey)?.value ? this.noNews(fact) : [fact];
+        if (known.apiKeys.get(fact.apiKey)?.value) return this.noNews(fact);
+        // It may be late, and the key revoked since.
+        if (known.apiKeys.has(fact.apiKey)) this.laterRead.want();
+        return [fact];
       case 'ApiKeyRemoved': {
         const entry = known.apiKeys.get(fact.apiKey);
         return entry && !entry.value ? this.noNews(fact) : [fact];

@@ -213,6 +213,27 @@ function wasLongAgo(): void {
   file.exec(`UPDATE FF_FACTS SET time = time - ${24 * HOUR_MS}`);
   file.close();
 }
+/** The log shows what is appended before it says that it is. */
+function logAnswersAfter(ms: number): void {
+  const append = log.append.bind(log);
+  log.append = async (...message: Parameters<typeof append>) => {
+    const position = await append(...message);
+    await delay(ms);
+    return position;
+  };
+}
+/** Both reads of an environment that follow come from a replica that lags. */
+function lagsTwice(flags: UpstreamEnvironment['flags']): void {
+  upstream.next('flags dev', body(flags));
+  upstream.next('config dev', body(page({ dev: anEnvironment({ flags }) })));
+}
+/** An ingestor that listens, long after the log was told what there is. */
+async function listeningLongAfter(options: Partial<IngestorOptions>): Promise<Running> {
+  const { ingestor } = await listening();
+  await ingestor.stop();
+  wasLongAgo();
+  return listening(options);
+}
 /** A replica that lists what there was when the token was given. */
 function listsWhatTheTokenOpens(): void {
   upstream.readBy = ({ headers }) => {
@@ -594,6 +615,23 @@ describe('A version that is announced', () => {
     expect(logged.join('\n')).not.toContain('is not read so');
   });
 
+  it.each(['is lost', 'comes after it'])(
+    'and is that of the flag before, whose removal %s, is read, though the first read lags',
+    async (removal) => {
+      await listening({ recentMs: 300 });
+      const reading = upstream.hold('flags dev', body(upstream.environment('dev').flags));
+      upstream.environment('dev').flags = [aFlag('banner'), aFlag('dark-mode', { state: 'on' })];
+      tellFlag('create', 'dark-mode', 1);
+      await reading.arrived;
+      reading.release();
+      if (removal === 'comes after it') {
+        await settled();
+        tellFlag('delete', 'dark-mode', 1);
+      }
+      await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
+    },
+  );
+
   it('and not shown holds up no change of its list that is announced after it', async () => {
     await listening({}, (_failures, random) => (random < 1 ? HOUR_MS : 1));
     tellFlag('patch', 'dark-mode', 99);
@@ -924,7 +962,7 @@ describe('A read that contradicts what the log was told a moment ago', () => {
   });
 
   it('is believed when it shows what the upstream has announced since', async () => {
-    await listening({ recentMs: HOUR_MS });
+    await listeningLongAfter({ recentMs: HOUR_MS });
     tellFlag('delete', 'dark-mode', 1);
     await becomes((seen) => !flagIn(seen, 'dark-mode'));
     upstream.environment('dev').flags = [aFlag('banner'), aFlag('dark-mode', { state: 'on' })];
@@ -932,24 +970,28 @@ describe('A read that contradicts what the log was told a moment ago', () => {
     await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
   });
 
-  it('is believed when it shows a lower version than there was for long: it is of a flag that was made anew', async () => {
-    change('dark-mode', 7);
-    const { ingestor } = await listening();
-    await ingestor.stop();
-    wasLongAgo();
-    await listening({ recentMs: HOUR_MS });
-    upstream.environment('dev').flags = [aFlag('banner')];
-    tellFlag('delete', 'dark-mode', 7);
-    await becomes((seen) => !flagIn(seen, 'dark-mode'));
-    for (const version of [1, 2]) {
-      change('dark-mode', version);
-      makeCompare();
-      await becomes((seen) => versionIn(seen, 'dark-mode') === version);
-    }
-  });
+  it.each([
+    ['at once', 0],
+    ['after a round trip', 20],
+  ])(
+    'is believed when it shows a lower version than there was for long, also if the log answers %s',
+    async (_, ms) => {
+      logAnswersAfter(ms);
+      change('dark-mode', 7);
+      await listeningLongAfter({ recentMs: HOUR_MS });
+      upstream.environment('dev').flags = [aFlag('banner')];
+      tellFlag('delete', 'dark-mode', 7);
+      await becomes((seen) => !flagIn(seen, 'dark-mode'));
+      for (const version of [1, 2]) {
+        change('dark-mode', version);
+        makeCompare();
+        await becomes((seen) => versionIn(seen, 'dark-mode') === version);
+      }
+    },
+  );
 
   it('is not believed either where it is older, but of a higher version: of before a flag was made anew', async () => {
-    await listening({ recentMs: HOUR_MS });
+    await listeningLongAfter({ recentMs: HOUR_MS });
     const lagging = { dev: anEnvironment({ flags: [aFlag('banner'), aFlag('dark-mode', { version: 7 })] }) };
     tellFlag('delete', 'dark-mode', 1);
     await becomes((seen) => !flagIn(seen, 'dark-mode'));
@@ -991,6 +1033,109 @@ describe('A read that contradicts what the log was told a moment ago', () => {
     expect(published(await facts(), before, 'dark-mode')).toEqual([
       { type: 'FlagPublished', environment: 'dev', flag: anew },
     ]);
+  });
+
+  it('is not believed either where it is of a life before the last one, though that is announced late', async () => {
+    await listening({ recentMs: 500 });
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    tellFlag('delete', 'dark-mode', 3);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    const before = (await facts()).length;
+    lagsTwice([aFlag('banner'), aFlag('dark-mode', { version: 3 })]);
+    tellFlag('patch', 'dark-mode', 3);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    expect(published(await facts(), before, 'dark-mode')).toHaveLength(1);
+  });
+
+  it('is not believed either where it is of a life before the last one that a former process knew', async () => {
+    change('dark-mode', 5);
+    const { ingestor } = await listeningLongAfter({ recentMs: HOUR_MS });
+    const lagging = upstream.environment('dev').flags;
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 5);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    change('dark-mode', 1);
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 1);
+    await ingestor.stop();
+    await listening({ recentMs: HOUR_MS });
+    const before = (await facts()).length;
+    lagsTwice(lagging);
+    tellFlag('delete', 'dark-mode', 1);
+    tellFlag('patch', 'dark-mode', 5);
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times > 0,
+    );
+    await settled();
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('is not believed either where it is of a life of which only the end was told, again', async () => {
+    change('dark-mode', 7);
+    await listeningLongAfter({ recentMs: HOUR_MS });
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 7);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    tellFlag('delete', 'dark-mode', 1);
+    const lagging = body(page({ dev: anEnvironment({ flags: [aFlag('banner'), aFlag('dark-mode')] }) }));
+    upstream.next('config', lagging);
+    upstream.next('config dev', lagging);
+    makeCompare();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times === 1,
+    );
+    await settled();
+    expect(flagIn(await state(), 'dark-mode')).toBeUndefined();
+  });
+
+  it('is not believed either where another process told of a life that began anew', async () => {
+    change('dark-mode', 5);
+    await listeningLongAfter({ recentMs: HOUR_MS });
+    const other = new Ledger(log, Date.now);
+    await other.load();
+    change('dark-mode', 1);
+    await other.append([
+      { type: 'FlagPublished', environment: 'dev', flag: aFlag('dark-mode', { state: 'on' }) },
+      { type: 'FlagPublished', environment: 'dev', flag: aFlag('of-the-other') },
+    ]);
+    const before = (await facts()).length;
+    upstream.environment('dev').flags.push(aFlag('of-the-other'));
+    tellFlag('delete', 'of-the-other', 1);
+    await becomes((seen) => !flagIn(seen, 'of-the-other'));
+    upstream.next('flags dev', body([aFlag('banner'), aFlag('dark-mode', { version: 6 })]));
+    tellFlag('patch', 'banner', 1);
+    await settled();
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('of what is gone and is back at worst as it was last is made good by a later one', async () => {
+    await listeningLongAfter({ recentMs: 300 });
+    const lagging = upstream.environment('dev').flags;
+    upstream.environment('dev').flags = [aFlag('banner')];
+    tellFlag('delete', 'dark-mode', 1);
+    await becomes((seen) => !flagIn(seen, 'dark-mode'));
+    upstream.environment('dev').flags = [aFlag('banner'), aFlag('dark-mode', { state: 'on' })];
+    lagsTwice(lagging);
+    tellFlag('create', 'dark-mode', 1);
+    await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'off');
+    await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
+  });
+
+  it('of what was announced is looked at later, if the next one lags more', async () => {
+    const { ingestor } = await listening({ recentMs: 300 });
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
+    await ingestor.stop();
+    await listening({ recentMs: 300 });
+    upstream.next('config dev', body(page(structuredClone(upstream.environments))));
+    change('dark-mode', 3);
+    tellFlag('patch', 'dark-mode', 3);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 3);
   });
 
   it('is not believed either where it shows no version', async () => {
@@ -1051,7 +1196,7 @@ describe('A read that contradicts what the log was told a moment ago', () => {
 describe('A removal that is told late, or once more', () => {
   /** A flag that was removed and was made anew. */
   async function withFlagMadeAnew(recentMs: number): Promise<void> {
-    await listening({ recentMs });
+    await listeningLongAfter({ recentMs });
     upstream.environment('dev').flags = [aFlag('banner')];
     tellFlag('delete', 'dark-mode', 1);
     await becomes((seen) => !flagIn(seen, 'dark-mode'));
@@ -1269,6 +1414,51 @@ describe('An environment that a complete read does not list', () => {
   });
 });
 
+describe('An environment that is gone', () => {
+  it('comes back whole, though a flag changes between the reads', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    await listening();
+    delete upstream.environments['prod'];
+    tellProxy('environmentsRemoved', { environments: ['prod'] });
+    await becomes((seen) => !seen.exists, 'prod');
+    const before = (await facts()).length;
+    upstream.environments['prod'] = anEnvironment();
+    const confirming = upstream.hold('config prod');
+    makeCompare();
+    await confirming.arrived;
+    change('dark-mode', 2, 'prod');
+    confirming.release();
+    await becomes((seen) => apiKeysOf(seen).length === 1, 'prod');
+    expect(typesOf((await facts()).slice(before))).toEqual([
+      'EnvironmentAdded',
+      'SegmentPublished',
+      'FlagPublished',
+      'FlagPublished',
+      'ApiKeyAdded',
+    ]);
+    expect(versionIn(await state('prod'), 'dark-mode')).toBe(2);
+  });
+
+  it('and is said to be removed once more is not brought back by reads that lag', async () => {
+    upstream.environments = { dev: anEnvironment(), prod: anEnvironment() };
+    const { ingestor } = await listening();
+    delete upstream.environments['prod'];
+    tellProxy('environmentsRemoved', { environments: ['prod'] });
+    await becomes((seen) => !seen.exists, 'prod');
+    await ingestor.stop();
+    wasLongAgo();
+    await listening({ recentMs: HOUR_MS });
+    upstream.environments['prod'] = anEnvironment();
+    tellProxy('environmentsRemoved', { environments: ['prod'] });
+    await eventually(
+      () => upstream.timesAsked('config prod'),
+      (times) => times > 0,
+    );
+    await settled();
+    expect((await state('prod')).exists).toBe(false);
+  });
+});
+
 describe('An environment that begins', () => {
   const beginning = ['EnvironmentAdded', 'SegmentPublished', 'FlagPublished', 'FlagPublished', 'ApiKeyAdded'];
 
@@ -1420,6 +1610,16 @@ describe('SDK keys', () => {
     await becomes((seen) => apiKeysOf(seen).length === 1);
     expect(apiKeysOf(await state())).toEqual([OTHER_KEY]);
     expect(upstream.asked).toEqual([]);
+  });
+
+  it('that are said to be added after their removal are let in, and looked at later: that may have come late', async () => {
+    await listening({ recentMs: 300 });
+    upstream.environment('dev').apiKeys = [];
+    tellProxy('apiKeyRemoved', { environments: ['dev'], apiKey: KEY });
+    await becomes((seen) => apiKeysOf(seen).length === 0);
+    tellProxy('apiKeyAdded', { environments: ['dev'], apiKey: KEY });
+    await becomes((seen) => apiKeysOf(seen).length === 1);
+    await becomes((seen) => apiKeysOf(seen).length === 0);
   });
 
   it('that are told of twice are one fact', async () => {
@@ -1881,6 +2081,27 @@ describe('The account', () => {
     change('dark-mode', 1);
     tellFlag('create', 'dark-mode', 1);
     await becomes((seen) => versionIn(seen, 'dark-mode') === 1);
+    const before = (await facts()).length;
+    reading.release();
+    await eventually(
+      () => upstream.timesAsked('config dev'),
+      (times) => times > 0,
+    );
+    await settled();
+    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+  });
+
+  it('as it was when it was read does not pass for newer by a higher version', async () => {
+    await listening();
+    const reading = upstream.hold(
+      'config',
+      body(page({ dev: anEnvironment({ flags: [aFlag('banner'), aFlag('dark-mode', { version: 3 })] }) })),
+    );
+    makeCompare();
+    await reading.arrived;
+    change('dark-mode', 2);
+    tellFlag('patch', 'dark-mode', 2);
+    await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
     const before = (await facts()).length;
     reading.release();
     await eventually(

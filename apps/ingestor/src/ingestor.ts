@@ -493,10 +493,10 @@ export class Ingestor implements Leader {
 
   private entityChanged(
     kind: 'flags' | 'segments',
-    { environment, identifier, version }: StreamMessage,
+    { event, environment, identifier, version }: StreamMessage,
   ): void {
     if (this.ledger.environment(environment).exists)
-      this.sync(environment).changed(kind, identifier, version);
+      this.sync(environment).changed(kind, identifier, version, event === 'create');
     else this.compareWithNewToken();
   }
 

@@ -7,6 +7,7 @@ import pLimit from 'p-limit';
 import {
   entityOf,
   environmentFactsIn,
+  type EnvironmentFact,
   type EnvironmentState,
   type Fact,
   factBody,
@@ -27,7 +28,7 @@ import {
   UnknownEpoch,
 } from '#libs/event-log';
 
-import { RecentPast, REMEMBERED_MS } from './recent-past.js';
+import { type Before, RecentPast, REMEMBERED_MS } from './recent-past.js';
 
 /** A fact that the log does not take. */
 export interface SetAside {
@@ -105,8 +106,8 @@ export class Ledger {
     while (!signal.aborted) {
       try {
         for await (const messages of this.log.tail('FF_FACTS', this.position, signal)) {
-          this.held.takeIn(messages);
-          for (const { subject } of messages) this.recentPast.touch(subject);
+          // Of ours, what is known of the time before the append counts, and is told after this.
+          this.held.takeIn(messages, (fact) => this.recentPast.got(fact, this.before(fact)));
           this.position = messages.at(-1)?.position ?? this.position;
         }
       } catch (error) {
@@ -145,8 +146,7 @@ export class Ledger {
    * @param asOf of the read that showed them; left out for what the upstream said outright
    */
   async append(facts: readonly Fact[], asOf?: number): Promise<void> {
-    const before = (fact: Fact) => (isEnvironmentFact(fact) ? this.environment(fact.environment) : undefined);
-    const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact, before(fact), asOf)));
+    const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact, asOf)));
     const appended = appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : []));
     this.meanwhile?.push(...appended);
     this.held.keep(appended);
@@ -180,11 +180,7 @@ export class Ledger {
   }
 
   /** @returns undefined if it is set aside, so that others go on */
-  private async appendOne(
-    fact: Fact,
-    before: EnvironmentState | undefined,
-    asOf: number | undefined,
-  ): Promise<Appended | undefined> {
+  private async appendOne(fact: Fact, asOf: number | undefined): Promise<Appended | undefined> {
     const subject = factSubject(fact);
     const expectedSequence = this.held.lastSequences.get(subject) ?? 0;
     // The same fact after the same predecessor is the same append, however often it is tried; but not once the log was
@@ -193,6 +189,7 @@ export class Ledger {
       .update(JSON.stringify([subject, expectedSequence, fact, this.loadedUntil]))
       .digest('hex');
     const body = factBody(fact, { id, time: this.now() });
+    const before = isEnvironmentFact(fact) ? this.before(fact) : undefined;
     try {
       const { epoch, sequence } = await this.log.append('FF_FACTS', { subject, id, body, expectedSequence });
       if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
@@ -204,6 +201,10 @@ export class Ledger {
       this.putAside(subject, fact, error.message);
       return undefined;
     }
+  }
+
+  private before(fact: EnvironmentFact): Before {
+    return this.recentPast.before(fact, this.environment(fact.environment));
   }
 
   /** What a former process was told lately is as recent. @param time in ms since the epoch, by a clock that may be ahead */
@@ -231,12 +232,15 @@ class Holding {
   /** The newest fact of its kind about the account. */
   readonly accountFacts = new Map<Fact['type'], number>();
 
-  takeIn(messages: readonly LoggedMessage[]): void {
+  /** @param news is told of what was not known, before it is taken in */
+  takeIn(messages: readonly LoggedMessage[], news: (fact: EnvironmentFact) => void = () => undefined): void {
     const facts: SequencedFact[] = [];
     for (const { subject, body, position } of messages) {
       if (!this.advance(subject, position.sequence)) continue;
       const fact = readable(body);
-      if (fact) facts.push({ fact, sequence: position.sequence });
+      if (!fact) continue;
+      if (isEnvironmentFact(fact)) news(fact);
+      facts.push({ fact, sequence: position.sequence });
     }
     this.fold(facts);
   }

@@ -35,7 +35,7 @@ beforeEach(() => {
 
 function tell(at: number, fact: EnvironmentFact, asOf?: number): void {
   now = at;
-  past.got(fact, known, asOf);
+  past.got(fact, past.before(fact, known), asOf);
   known = evolve(known, fact, ++sequence);
 }
 
@@ -49,7 +49,7 @@ describe('A flag', () => {
 
   it('that a read showed is remembered as of that read, until it is told of otherwise', () => {
     tell(20, flagAt(1), 15);
-    past.touch('ff.facts.v1.dev.flag.dark-mode');
+    past.heardAgain(flagAt(1));
     expect(past.shownAsOf(flagAt(2))).toBe(15);
     tell(30, flagRemoved);
     expect(past.shownAsOf(flagAt(2))).toBe(-Infinity);
@@ -65,11 +65,12 @@ describe('A flag', () => {
     expect(past.settledAt(known, flagAt(1))).toBe(-Infinity);
   });
 
-  it('that was removed is at worst back as it was, if the version that is announced is not below its last', () => {
+  it('that was removed is at worst back as it was last, if a version is announced', () => {
     tell(30, flagAt(2));
     tell(40, flagRemoved);
-    expect(past.outlivedAt(known, flagAt(2), true)).toBe(-Infinity);
+    expect(past.outlivedAt(known, flagAt(2), true)).toBe(30);
     expect(past.outlivedAt(known, flagAt(1), true)).toBe(30);
+    expect(past.outlivedAt(known, flagAt(2))).toBe(40);
   });
 
   it('that is said to be removed though it is already may have lived meanwhile', () => {
@@ -93,12 +94,13 @@ describe('A flag', () => {
     known = evolve(known, flagAt(3), ++sequence);
     expect(past.settledAt(known, flagAt(3))).toBe(5);
     expect(past.outlivedAt(known, flagAt(4), true)).toBe(5);
+    expect(past.beganAnewAt(flagRemoved)).toBe(5);
   });
 
-  it('that a former process removed had no version above the last', () => {
-    past.toldByFormer({ ...flagRemoved, version: 3 }, 5);
-    expect(past.outlivedAt(known, flagAt(3), true)).toBe(-Infinity);
-    expect(past.outlivedAt(known, flagAt(2), true)).toBe(5);
+  it('that a former process removed may have had any', () => {
+    past.toldByFormer(flagRemoved, 5);
+    expect(past.outlivedAt(known, flagAt(1), true)).toBe(5);
+    expect(past.beganAnewAt(flagRemoved)).toBeUndefined();
   });
 
   it('of which this process was told is not taken for told by a former one', () => {

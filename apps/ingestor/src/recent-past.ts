@@ -10,6 +10,7 @@ import {
 
 /** What happened longer ago no read may still show: reads take less, and lag by less. */
 export const REMEMBERED_MS = 600_000;
+const FORGET_EVERY_MS = 1000;
 
 /** A life of a flag, a target group, an SDK key or an environment that ended. Times as `performance.now()` tells them. */
 interface FormerLife {
@@ -27,6 +28,13 @@ interface Told {
   readonly asOf: number;
 }
 
+/** How it was before the log got a fact. */
+export interface Before {
+  readonly environment: EnvironmentState;
+  /** When the log was last told of the same thing. */
+  readonly since: number;
+}
+
 /**
  * What the log was told of late, so that a read which lags is told from one that is newer (decision 0031).
  *
@@ -39,19 +47,19 @@ export class RecentPast {
   private readonly told = new Map<string, Told>();
   /** The last life that ended of each subject, oldest first. */
   private readonly ended = new Map<string, FormerLife>();
+  private forgottenAt = -Infinity;
 
   constructor(private readonly now: () => number) {}
 
   /**
    * The log got a fact.
    *
-   * @param before the environment without it
+   * @param before how it was then
    * @param asOf of the read that showed it; `-Infinity` if the upstream said it outright
    */
-  got(fact: EnvironmentFact, before: EnvironmentState, asOf = -Infinity): void {
+  got(fact: EnvironmentFact, { environment: before, since }: Before, asOf = -Infinity): void {
     const subject = factSubject(fact);
     const now = this.now();
-    const since = this.told.get(subject)?.at ?? -Infinity;
     const version = versionHeld(before, fact);
     const last = version === undefined ? undefined : { version, since };
     if (isRemoval(fact)) {
@@ -63,6 +71,11 @@ export class RecentPast {
     this.note(subject, { at: now, asOf });
   }
 
+  /** How it is before the log gets a fact. @param environment that the fact is about */
+  before(fact: EnvironmentFact, environment: EnvironmentState): Before {
+    return { environment, since: this.toldAt(fact) ?? -Infinity };
+  }
+
   /** The upstream says what the log holds already: that it is so now. */
   heardAgain(fact: EnvironmentFact): void {
     const subject = factSubject(fact);
@@ -72,31 +85,27 @@ export class RecentPast {
       const last = this.ended.get(subject)?.last;
       this.end(subject, { endedAt: now, last: last && { ...last, since: now } });
     }
-    this.touch(subject);
+    this.note(subject, { at: now, asOf: this.shownAsOf(fact) });
   }
 
   /**
-   * The log was told by a former process. Of a flag or a group that may have been a step back, or a return.
+   * The log was told by a former process, which knew more. Of a flag or a group that may have been a step back, or a return.
    *
    * @param at by our clock
    */
   toldByFormer(fact: EnvironmentFact, at: number): void {
     const subject = factSubject(fact);
     if (this.told.has(subject)) return;
-    const last = isRemoval(fact) && 'version' in fact ? { version: fact.version, since: at } : undefined;
-    if (isRemoval(fact) || versionTold(fact) !== undefined) this.end(subject, { endedAt: at, last });
+    const former = { endedAt: at, last: { version: 0, since: at } };
+    if (isRemoval(fact)) this.end(subject, former);
+    else if (versionTold(fact) !== undefined) this.end(subject, { ...former, successorAt: at });
     this.note(subject, { at, asOf: -Infinity });
-  }
-
-  /** The log was told of a subject, by whomever. */
-  touch(subject: string): void {
-    this.note(subject, { at: this.now(), asOf: this.told.get(subject)?.asOf ?? -Infinity });
   }
 
   private note(subject: string, told: Told): void {
     this.told.delete(subject);
     this.told.set(subject, told);
-    forget(this.told, this.horizon, ({ at }) => at);
+    this.forget();
   }
 
   /** When the log was last told of the same thing; undefined if that is long ago. */
@@ -126,9 +135,10 @@ export class RecentPast {
     const { endedAt, last } = former;
     const version = versionTold(fact);
     if (version === undefined) return endedAt;
-    // Within a life versions rise: since its last one was there, none below is of it.
-    if (last && version < last.version) return last.since;
-    return isAnnounced && !isThere(known, fact) ? -Infinity : endedAt;
+    const isAtWorstLast = isAnnounced && !isThere(known, fact);
+    if (!last) return isAtWorstLast ? -Infinity : endedAt;
+    // Within a life versions rise: since its last one was there, none below is of it, nor of a life before.
+    return isAtWorstLast || version < last.version ? last.since : endedAt;
   }
 
   /** As of when a read shows what is known, or what came after it. */
@@ -139,18 +149,29 @@ export class RecentPast {
     return this.told.get(subject)?.at ?? -Infinity;
   }
 
-  private get horizon(): number {
-    return this.now() - REMEMBERED_MS;
-  }
-
   private end(subject: string, life: FormerLife): void {
     this.ended.delete(subject);
     this.ended.set(subject, life);
-    forget(this.ended, this.horizon, ({ endedAt, successorAt = endedAt }) => Math.max(endedAt, successorAt));
+    this.forget();
+  }
+
+  /** Now and then: the front of a map from which much was deleted takes long to find. */
+  private forget(): void {
+    const now = this.now();
+    if (now - this.forgottenAt < FORGET_EVERY_MS) return;
+    this.forgottenAt = now;
+    forgetUntil(this.told, now - REMEMBERED_MS, ({ at }) => at);
+    forgetUntil(this.ended, now - REMEMBERED_MS, ({ endedAt, successorAt = endedAt }) =>
+      Math.max(endedAt, successorAt),
+    );
   }
 }
 
-function forget<Value>(byTime: Map<string, Value>, horizon: number, timeOf: (value: Value) => number): void {
+function forgetUntil<Value>(
+  byTime: Map<string, Value>,
+  horizon: number,
+  timeOf: (value: Value) => number,
+): void {
   for (const [oldest, value] of byTime) {
     if (timeOf(value) > horizon) break;
     byTime.delete(oldest);
