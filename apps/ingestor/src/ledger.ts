@@ -148,7 +148,6 @@ export class Ledger {
   async append(facts: readonly Fact[], asOf?: number): Promise<void> {
     const appends = await Promise.allSettled(facts.map((fact) => this.appendOne(fact, asOf)));
     const appended = appends.flatMap((append) => (append.status === 'fulfilled' ? (append.value ?? []) : []));
-    this.meanwhile?.push(...appended);
     this.held.keep(appended);
     for (const { fact } of appended) this.appendedOne(fact);
     const failures = appends.flatMap((append) =>
@@ -195,7 +194,11 @@ export class Ledger {
       if (epoch !== this.position?.epoch) throw new UnknownEpoch(`${subject} went into a log made anew`);
       this.aside.delete(subject);
       if (before && isEnvironmentFact(fact)) this.recentPast.got(fact, before, asOf);
-      return { fact, sequence, epoch };
+      const appended = { fact, sequence, epoch };
+      // At once: the tail may bring it before all others are acknowledged, and would tell of it again.
+      this.meanwhile?.push(appended);
+      this.held.advance(subject, sequence);
+      return appended;
     } catch (error) {
       if (!(error instanceof MessageTooLarge)) throw error;
       this.putAside(subject, fact, error.message);
@@ -257,7 +260,8 @@ class Holding {
     );
   }
 
-  private advance(subject: string, sequence: number): boolean {
+  /** @returns false if that was known */
+  advance(subject: string, sequence: number): boolean {
     if (sequence <= (this.lastSequences.get(subject) ?? 0)) return false;
     this.lastSequences.set(subject, sequence);
     return true;
