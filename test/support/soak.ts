@@ -70,13 +70,12 @@ export async function soak({ seed, lagMs, agreeWithinMs }: SoakOptions): Promise
       return fault;
     };
     const starting = start();
+    let serving: QuickRelay | undefined;
     const listen = async () => {
-      const { url } = await starting;
+      const { url } = (serving = await starting);
       sdks.push(...ENVIRONMENTS.map((id) => new SmallSdk(url, id)));
       for (const sdk of sdks) sdk.start();
     };
-    let serving: QuickRelay | undefined;
-    starting.then((relay) => (serving = relay)).catch(() => undefined);
     const changeLeader = async () => {
       if (!serving) return;
       happens('another ingestor leads');

@@ -6,13 +6,9 @@ import {
   type EnvironmentState,
   factSubject,
   type FetchedEnvironment,
-  type Flag,
-  flagIn,
   isDoubtful,
   reconcile,
   sameContent,
-  type Segment,
-  segmentIn,
 } from '#libs/domain';
 import {
   type CheckedList,
@@ -24,12 +20,12 @@ import {
 
 import { type Announcement, Announcements, type Lag } from './announcements.js';
 import { Coalesced } from './coalesced.js';
+import { heldIn, type ListKind, publishedIn } from './entities.js';
 import type { IngestorRecord } from './ingestor-record.js';
 import type { Ledger } from './ledger.js';
 import { type Patience, seconds } from './patience.js';
 import type { UpstreamReader } from './upstream-reader.js';
 
-type ListKind = 'flags' | 'segments';
 type Lists = { readonly [Kind in 'flags' | 'segments' | 'apiKeys']?: CheckedList<unknown> | undefined };
 
 const NAMES: Record<keyof Lists, string> = { flags: 'flags', segments: 'target groups', apiKeys: 'SDK keys' };
@@ -39,12 +35,6 @@ const DOUBTING_READS = 4;
 
 /** Facts that may wait for one environment; beyond that, everything about it is compared instead. */
 const MOST_WAITING_FACTS = 1000;
-
-/** A flag or a group. */
-interface Entity {
-  readonly kind: ListKind;
-  readonly identifier: string;
-}
 
 /** What a read said. */
 interface Read {
@@ -549,19 +539,4 @@ export class EnvironmentSync {
       return faults.length > 0;
     });
   }
-}
-
-/** The flag or group that the fact publishes. */
-function publishedIn(fact: EnvironmentFact): (Entity & { readonly version: number }) | undefined {
-  if (fact.type === 'FlagPublished') {
-    return { kind: 'flags', identifier: fact.flag.feature, version: fact.flag.version ?? 0 };
-  }
-  if (fact.type === 'SegmentPublished') {
-    return { kind: 'segments', identifier: fact.segment.identifier, version: fact.segment.version ?? 0 };
-  }
-  return undefined;
-}
-
-function heldIn(known: EnvironmentState, { kind, identifier }: Entity): Flag | Segment | undefined {
-  return kind === 'flags' ? flagIn(known, identifier) : segmentIn(known, identifier);
 }

@@ -251,6 +251,18 @@ async function settled(): Promise<void> {
   await becomes((seen) => flagIn(seen, 'marker'));
 }
 
+/** What is published of a flag by a read of the account that comes now, and is looked into by another. */
+async function publishedBy(release: () => void, feature: string): Promise<Fact[]> {
+  const before = (await facts()).length;
+  release();
+  await eventually(
+    () => upstream.timesAsked('config dev'),
+    (times) => times > 0,
+  );
+  await settled();
+  return published(await facts(), before, feature);
+}
+
 describe('A first start', () => {
   it('writes the whole account: groups, then flags, then SDK keys, and that this was all', async () => {
     upstream.environments = { dev: anEnvironment(), prod: anEnvironment({ apiKeys: [OTHER_KEY] }) };
@@ -2059,14 +2071,7 @@ describe('The account', () => {
     tellFlag('delete', 'dark-mode', 1);
     tellFlag('create', 'dark-mode', 1);
     await becomes((seen) => flagIn(seen, 'dark-mode')?.state === 'on');
-    const before = (await facts()).length;
-    reading.release();
-    await eventually(
-      () => upstream.timesAsked('config dev'),
-      (times) => times > 0,
-    );
-    await settled();
-    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+    expect(await publishedBy(reading.release, 'dark-mode')).toEqual([]);
   });
 
   it('as it was when it was read does not bring back a flag of before it was made anew at a lower version', async () => {
@@ -2081,14 +2086,7 @@ describe('The account', () => {
     change('dark-mode', 1);
     tellFlag('create', 'dark-mode', 1);
     await becomes((seen) => versionIn(seen, 'dark-mode') === 1);
-    const before = (await facts()).length;
-    reading.release();
-    await eventually(
-      () => upstream.timesAsked('config dev'),
-      (times) => times > 0,
-    );
-    await settled();
-    expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+    expect(await publishedBy(reading.release, 'dark-mode')).toEqual([]);
   });
 
   it.each([
@@ -2109,14 +2107,7 @@ describe('The account', () => {
       change('dark-mode', 2);
       tellFlag('patch', 'dark-mode', 2);
       await becomes((seen) => versionIn(seen, 'dark-mode') === 2);
-      const before = (await facts()).length;
-      reading.release();
-      await eventually(
-        () => upstream.timesAsked('config dev'),
-        (times) => times > 0,
-      );
-      await settled();
-      expect(published(await facts(), before, 'dark-mode')).toEqual([]);
+      expect(await publishedBy(reading.release, 'dark-mode')).toEqual([]);
     },
   );
 

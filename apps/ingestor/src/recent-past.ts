@@ -1,12 +1,6 @@
-import {
-  entityOf,
-  type EnvironmentFact,
-  type EnvironmentState,
-  factSubject,
-  flagIn,
-  isDoubtful,
-  segmentIn,
-} from '#libs/domain';
+import { entityOf, type EnvironmentFact, type EnvironmentState, factSubject, isDoubtful } from '#libs/domain';
+
+import { heldIn, publishedIn } from './entities.js';
 
 /** What happened longer ago no read may still show: reads take less, and lag by less. */
 export const REMEMBERED_MS = 600_000;
@@ -98,7 +92,7 @@ export class RecentPast {
     if (this.told.has(subject)) return;
     const former = { endedAt: at, last: { version: 0, since: at } };
     if (isRemoval(fact)) this.end(subject, former);
-    else if (versionTold(fact) !== undefined) this.end(subject, { ...former, successorAt: at });
+    else if (publishedIn(fact)) this.end(subject, { ...former, successorAt: at });
     this.note(subject, { at, asOf: -Infinity });
   }
 
@@ -133,7 +127,7 @@ export class RecentPast {
     const former = this.ended.get(factSubject(fact));
     if (!former) return -Infinity;
     const { endedAt, last } = former;
-    const version = versionTold(fact);
+    const version = publishedIn(fact)?.version;
     if (version === undefined) return endedAt;
     const isAtWorstLast = isAnnounced && !isThere(known, fact);
     if (!last) return isAtWorstLast ? -Infinity : endedAt;
@@ -190,12 +184,7 @@ function isThere(known: EnvironmentState, fact: EnvironmentFact): boolean {
 
 function versionHeld(known: EnvironmentState, fact: EnvironmentFact): number | undefined {
   const { kind, identifier } = entityOf(fact);
-  const held =
-    kind === 'flag' ? flagIn(known, identifier) : kind === 'segment' && segmentIn(known, identifier);
-  return held ? (held.version ?? 0) : undefined;
-}
-
-function versionTold(fact: EnvironmentFact): number | undefined {
-  if (fact.type === 'FlagPublished') return fact.flag.version ?? 0;
-  return fact.type === 'SegmentPublished' ? (fact.segment.version ?? 0) : undefined;
+  if (kind !== 'flag' && kind !== 'segment') return undefined;
+  const held = heldIn(known, { kind: kind === 'flag' ? 'flags' : 'segments', identifier });
+  return held && (held.version ?? 0);
 }
